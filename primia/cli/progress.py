@@ -1,0 +1,123 @@
+"""Shows a run while it runs: a line a round in a growing table, and a bar with the time left on a terminal."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+if TYPE_CHECKING:
+    from primia.federation.events import Event, Notice, RoundFinished, RoundStarted, RunFinished, RunStarted, SiteLeftOut
+
+_SITE_COLUMNS = 4
+_NAME_WIDTH = 12
+
+
+class TrainingDisplay:
+    """Give it every event of a run; a context manager."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(elapsed_when_finished=True),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._packing: dict[str, TaskID] = {}
+        self._rounds: TaskID | None = None
+        self._sites: TaskID | None = None
+        self._columns: tuple[str, ...] = ()
+        self._seen_traceback = False
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._progress.stop()
+
+    def pack(self, what: str, done: int, total: int) -> None:
+        """Images packed so far."""
+        if what not in self._packing:
+            self._packing[what] = self._progress.add_task(escape(what), total=total)
+        self._progress.update(self._packing[what], completed=done, total=total, visible=done < total)
+
+    def show(self, event: Event) -> None:
+        """One event."""
+        handler = getattr(self, f"_{type(event).__name__}", None)
+        if handler:
+            handler(event)
+
+    def _RunStarted(self, event: RunStarted) -> None:  # noqa: N802 - named after the event
+        sites = len(event.training_sites)
+        steps = sum(event.steps.values())
+        self._console.print(
+            f"[bold]{event.rounds} rounds[/], {sites} training site{'s' * (sites > 1)}, {steps} optimiser steps a round, "
+            f"{event.parameters:,} parameters" + (f"; going on after round {event.done}" if event.done else "")
+        )
+        self._rounds = self._progress.add_task("rounds", total=event.rounds, completed=event.done)
+        self._sites = self._progress.add_task("sites", total=sites)
+
+    def _RoundStarted(self, event: RoundStarted) -> None:  # noqa: N802
+        if self._sites is not None:
+            self._progress.reset(self._sites, total=len(event.sites), description=f"round {event.round}, sites")
+
+    def _SiteFinished(self, event: object) -> None:  # noqa: N802
+        if self._sites is not None:
+            self._progress.advance(self._sites)
+
+    def _SiteLeftOut(self, event: SiteLeftOut) -> None:  # noqa: N802
+        first = bool(event.traceback) and not self._seen_traceback
+        style, level = ("red", "ERROR") if first else ("yellow", "warning")
+        self._console.print(f"[{style}]{level}[/] round {event.round}, site {escape(event.site)}: {escape(event.reason)}", soft_wrap=True)
+        if first:
+            self._seen_traceback = True
+            self._console.print(event.traceback.rstrip(), markup=False, highlight=False, soft_wrap=True)
+
+    def _RoundFinished(self, event: RoundFinished) -> None:  # noqa: N802
+        if self._rounds is not None:
+            self._progress.advance(self._rounds)
+        if event.validation is None:
+            return
+        columns = tuple(sorted(event.site_validation)) if len(event.site_validation) <= _SITE_COLUMNS else ()
+        if not self._columns or columns != self._columns[1:]:
+            self._columns = ("", *columns)
+            self._console.print(f"[dim]{_header(columns)}[/]", highlight=False, soft_wrap=True)
+        line = escape(_row(event, columns))
+        self._console.print(f"[bold]{line}[/]" if event.is_best else line, highlight=False, soft_wrap=True)
+
+    def _RunFinished(self, event: RunFinished) -> None:  # noqa: N802
+        if event.status == "interrupted":
+            self._console.print(
+                f"[yellow]interrupted[/] after round {event.summary['rounds']}; go on with: primia-ray train --resume {escape(str(event.folder))}",
+                soft_wrap=True,
+            )
+
+    def _Notice(self, event: Notice) -> None:  # noqa: N802
+        style = {"info": "cyan", "warning": "yellow", "error": "red"}[event.level]
+        self._console.print(f"[{style}]{escape(event.text)}[/]", soft_wrap=True)
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= _NAME_WIDTH else "…" + name[-(_NAME_WIDTH - 1) :]
+
+
+def _header(sites: tuple[str, ...]) -> str:
+    names = "".join(f"{escape(_short(name)):>{_NAME_WIDTH + 1}}" for name in sites) or f"{'worst site':>{_NAME_WIDTH + 1}}"
+    return f"{'round':>7} {'loss':>8} {'val. MCC':>9}{names} {'time':>8}"
+
+
+def _row(event: RoundFinished, sites: tuple[str, ...]) -> str:
+    scores = {name: float(str(metrics["mcc"])) for name, metrics in event.site_validation.items()}
+    shown = [scores[name] for name in sites] or [min(scores.values())]
+    cells = "".join(f"{score:>{_NAME_WIDTH + 1}.3f}" for score in shown)
+    mcc = float(str((event.validation or {})["mcc"]))
+    star = " *" if event.is_best else ""
+    return f"{event.round:>3}/{event.rounds:<3} {event.train_loss:>8.4f} {mcc:>9.3f}{cells} {event.seconds:>6.1f} s{star}"

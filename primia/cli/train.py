@@ -1,0 +1,95 @@
+"""``primia-ray train``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from primia.api import Run
+    from primia.config.settings import Settings
+
+Config = Annotated[Path | None, typer.Option("--config", "-c", help="Settings, an .ini file; without it the demonstration federation.")]
+Sets = Annotated[
+    list[str] | None, typer.Option("--set", "-s", metavar="SECTION.KEY=VALUE", help="A setting on top of the file; repeatable.")
+]
+
+
+def train(
+    config: Config = None,
+    data: Annotated[Path | None, typer.Option(help="Image folder, folder of packed shards, or MNIST's root.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder for run folders.  [default: runs]")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the run folder.")] = None,
+    mode: Annotated[str | None, typer.Option(help="federated, pooled (all shards as one) or local (one site).")] = None,
+    site: Annotated[str | None, typer.Option(help="The site that trains alone; implies --mode local.")] = None,
+    sets: Sets = None,
+    on_bad_image: Annotated[str | None, typer.Option(help="error, or skip: unreadable images are named and counted.")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Run folder of an interrupted run to go on with.")] = None,
+    address: Annotated[str | None, typer.Option(help="A running Ray cluster; without it a local one.")] = None,
+) -> None:
+    """Train a federation, or its pooled or local counterpart at equal optimisation steps.
+
+    Without options it runs the built-in demonstration: three synthetic hospitals.
+
+    Example: primia-ray train --config configs/pneumonia-resnet18.ini --data chest_xray --name first
+    """
+    from rich.console import Console
+
+    from primia import api
+    from primia.cli.progress import TrainingDisplay
+
+    flags = {"run.output": output, "run.name": name, "run.mode": mode or ("local" if site else None), "run.site": site}
+    overrides = [f"{key}={value}" for key, value in (flags | {"data.on_bad_image": on_bad_image}).items() if value is not None]
+    console = Console()
+    settings = _settings(console, config, data, [*(sets or []), *overrides], resume)
+    with TrainingDisplay(console) as display:
+        run = api.train(settings, resume=resume, address=address, on_event=display.show, on_pack=display.pack)
+    _show_result(console, run)
+
+
+def _settings(console: Console, config: Path | None, data: Path | None, overrides: list[str], resume: Path | None) -> Settings | None:
+    """Settings from file and flags; None where a run is resumed just as it was started."""
+    from rich.markup import escape
+
+    from primia.config.reader import read_config
+
+    if resume and not (config or data or overrides):
+        return None
+    given = [*([f"data.path={data}"] if data else []), *overrides]
+    settings, warnings = read_config(config or (resume / "config.ini" if resume else None), given)
+    if data and settings.data.source == "demo":
+        settings, warnings = read_config(config, [*given, "data.source=folder"])
+    for warning in warnings:
+        console.print(f"[yellow]warning[/] {escape(warning)}", soft_wrap=True)
+    return settings
+
+
+def _show_result(console: Console, run: Run) -> None:
+    from rich.markup import escape
+
+    from primia.report.tables import class_table, metrics_table
+
+    summary = run.summary
+    console.print()
+    console.print(metrics_table(summary))
+    console.print(class_table(summary))
+    path = escape(_relative(run.path))
+    console.print(f"run folder  {path}", soft_wrap=True, highlight=False)
+    console.print(f"report      {path}/report.html", soft_wrap=True, highlight=False)
+    console.print(
+        f"next        primia-ray evaluate {path} --data DIR     test it on other labelled images", soft_wrap=True, highlight=False
+    )
+    console.print(
+        "            primia-ray train --mode pooled             compare with all data in one place", soft_wrap=True, highlight=False
+    )
+
+
+def _relative(path: Path) -> str:
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)

@@ -1,0 +1,1 @@
+"""Ray clusters: starting a local one, attaching to a running one."""

@@ -1,0 +1,98 @@
+"""A Ray cluster for the length of a command: one of its own, or one that runs already.
+
+Traps handled here (Ray 2.60): plain ``ray.init()`` attaches to whatever a stale file names; starting a
+cluster writes a world-readable token into the home folder unless a token file is named; Ray's ports listen on
+all interfaces, so the token matters on a laptop too; a wrong token is reported as a bare connection error.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from primia.errors import ClusterError
+
+_QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "RAY_DEDUP_LOGS": "1"}
+_SMALLEST_STORE_BYTES = 256 * 2**20
+_STORE_FRACTION = 0.4
+
+
+@dataclass(frozen=True)
+class ClusterResources:
+    """What a cluster offers in all."""
+
+    cpus: int
+    gpus: int
+
+
+@contextmanager
+def ray_session(address: str | None = None, *, store_bytes: int = 0) -> Iterator[ClusterResources]:
+    """Start a local cluster, or attach to the one at ``address``; leaves no process of its own behind.
+
+    ``store_bytes``: object store wanted for a local cluster; it is kept between 256 MiB and 40 % of shared memory.
+
+    Raises:
+        ClusterError: the cluster cannot be reached or started.
+    """
+    with tempfile.TemporaryDirectory(prefix="primia-") as folder:
+        variables = dict(_QUIET) if address else _QUIET | _own_token(Path(folder))
+        with _environment(variables):
+            import ray  # after the variables: Ray reads some of them when it is imported
+
+            _init(ray, address, store_bytes)
+            try:
+                total = ray.cluster_resources()  # type: ignore[no-untyped-call]
+                yield ClusterResources(cpus=int(total.get("CPU", 1)), gpus=int(total.get("GPU", 0)))
+            finally:
+                ray.shutdown()
+
+
+def _init(ray: object, address: str | None, store_bytes: int) -> None:
+    options: dict[str, object] = {"log_to_driver": False, "logging_level": "ERROR", "namespace": "primia"}
+    if address:
+        options["address"] = address
+    else:
+        options |= {"address": "local", "include_dashboard": False, "object_store_memory": _store(store_bytes)}
+    try:
+        ray.init(**options)  # type: ignore[attr-defined]
+    except (ConnectionError, ValueError, RuntimeError, OSError) as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        if address:
+            raise ClusterError(
+                f"cannot attach to the Ray cluster at {address}: {first}; check the address, and that RAY_AUTH_MODE=token and "
+                "RAY_AUTH_TOKEN_PATH name the cluster's token where it asks for one"
+            ) from None
+        raise ClusterError(f"cannot start Ray on this machine: {first}") from error
+
+
+def _own_token(folder: Path) -> dict[str, str]:
+    """A fresh token in a file that only this user can read, and that goes with the cluster."""
+    path = folder / "token"
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:  # noqa: PTH123
+        file.write(secrets.token_hex(32))
+    return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(path)}
+
+
+def _store(wanted: int) -> int:
+    statistics = os.statvfs("/dev/shm") if Path("/dev/shm").exists() else os.statvfs(tempfile.gettempdir())
+    limit = int(statistics.f_bavail * statistics.f_frsize * _STORE_FRACTION)
+    return max(_SMALLEST_STORE_BYTES, min(wanted, limit))
+
+
+@contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

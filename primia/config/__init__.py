@@ -1,0 +1,1 @@
+"""Settings: typed sections, the ``.ini`` reader, the reference page."""

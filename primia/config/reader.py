@@ -1,0 +1,177 @@
+"""Reading settings from an ``.ini`` file and ``--set`` overrides, writing them back, and comparing them.
+
+Every fault is a :class:`primia.errors.ConfigError` of one line that names where it stands, the key, the value
+and what is allowed. Relative paths in a file are relative to the current directory, as those on the
+command line are, not to the file.
+"""
+
+from __future__ import annotations
+
+import configparser
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from primia.config.effects import ineffective, unmet_needs
+from primia.config.fields import SECTIONS, form_of, keys, parse, render, uncomment, value_of
+from primia.config.primia_names import NEW_NAMES, PRIMIA_SECTIONS
+from primia.config.settings import Settings
+from primia.errors import ConfigError
+
+OVERRIDE = "--set"
+_DEFAULTS = Settings()
+
+
+class _Given(NamedTuple):
+    """A value as somebody wrote it, and where: the file's path, or ``--set``."""
+
+    text: str
+    origin: str
+
+
+def load_config(path: Path | None = None, overrides: Sequence[str] = ()) -> Settings:
+    """Settings from an ``.ini`` file (None: all defaults) with ``section.key=value`` overrides on top.
+
+    Raises:
+        ConfigError: one line that says what is wrong, where, and what is allowed.
+    """
+    return read_config(path, overrides)[0]
+
+
+def read_config(path: Path | None = None, overrides: Sequence[str] = ()) -> tuple[Settings, list[str]]:
+    """As :func:`load_config`, and one line for each given key that has no effect in the chosen mode."""
+    given = (_from_file(path) if path else {}) | _from_overrides(overrides)
+    for key, value in given.items():
+        _check_known(key, value.origin)
+    filled = {key: value for key, value in given.items() if value.text}
+    settings = _validated(filled, str(path or OVERRIDE))
+    return settings, ineffective(settings, frozenset(filled))
+
+
+def dump_config(settings: Settings) -> str:
+    """The fully resolved ``.ini`` text, which reads back to equal settings.
+
+    A key without effect that stands at its default is written as a comment, so that reading it warns of nothing.
+    """
+    unmet = unmet_needs(settings)
+    lines = ["# Every key is explained in docs/configuration.md, or by: primia-ray config reference"]
+    for name, section in SECTIONS.items():
+        lines += ["", f"[{name}]"] if section.model_fields else []
+        for key in (f"{name}.{field}" for field in section.model_fields):
+            value = value_of(settings, key)
+            line = f"{key.split('.')[1]} = {render(value)}".rstrip()
+            idle = key in unmet and value == value_of(_DEFAULTS, key)
+            lines.append(f"# {line}   (no effect: needs {unmet[key]})" if idle else line)
+    return "\n".join(lines) + "\n"
+
+
+def differences(a: Settings, b: Settings) -> list[str]:
+    """One line ``section.key: old -> new`` for each setting in which ``a`` and ``b`` differ; empty is shown as ``(empty)``."""
+    pairs = ((key, value_of(a, key), value_of(b, key)) for key in keys())
+    return [f"{key}: {render(old) or '(empty)'} -> {render(new) or '(empty)'}" for key, old, new in pairs if old != new]
+
+
+def _from_file(path: Path) -> dict[str, _Given]:
+    parser = _parsed(path)
+    given = {}
+    for section in parser.sections():
+        if not parser.options(section):
+            _check_section(section, str(path))
+        for name, text in parser.items(section):
+            if "\n" in text:
+                raise ConfigError(f"{path}: [{section}] the line after {name} is indented; a key begins its line and a value ends with it")
+            given[f"{section}.{name}"] = _Given(uncomment(text), str(path))
+    return given
+
+
+def _parsed(path: Path) -> configparser.ConfigParser:
+    parser = configparser.ConfigParser(delimiters=("=",), interpolation=None, default_section="", empty_lines_in_values=False)
+    parser.optionxform = str  # type: ignore[assignment, method-assign]
+    try:
+        parser.read_string(path.read_text(encoding="utf-8-sig"), source=str(path))
+    except OSError as error:
+        raise ConfigError(f"cannot read settings file {path}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not a settings file: byte {error.start} is not UTF-8 text") from None
+    except configparser.Error as error:
+        raise ConfigError(f"{path}: {_syntax(error)}") from None
+    return parser
+
+
+def _syntax(error: configparser.Error) -> str:
+    match error:
+        case configparser.DuplicateOptionError():
+            return f"line {error.lineno}: {error.section}.{error.option} is given twice; keep one"
+        case configparser.DuplicateSectionError():
+            return f"line {error.lineno}: section [{error.section}] begins twice; put its keys together"
+        case configparser.MissingSectionHeaderError():
+            return f"line {error.lineno}: {error.line.strip()[:60]!r} stands before any [section]; the file must begin with one"
+        case configparser.ParsingError():
+            number, line = error.errors[0]
+            return f"line {number}: {line.replace(chr(92) + 'n', '')} is neither a [section] nor key = value"
+    return error.message.splitlines()[0]
+
+
+def _from_overrides(overrides: Iterable[str]) -> dict[str, _Given]:
+    given = {}
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals or key.count(".") != 1:
+            raise ConfigError(f"{OVERRIDE} {override}: write it as section.key=value, for example {OVERRIDE} training.batch_size=16")
+        given[key.strip()] = _Given(text.strip(), OVERRIDE)
+    return given
+
+
+def _check_known(key: str, origin: str) -> None:
+    section, _, name = key.partition(".")
+    if key in NEW_NAMES:
+        new_section, new_name = NEW_NAMES[key].split(".")
+        raise ConfigError(f"{origin}: {key} is PriMIA's name; it is {new_name} in section [{new_section}] now ({NEW_NAMES[key]})")
+    if section in PRIMIA_SECTIONS:
+        raise ConfigError(f"{origin}: {key} is a setting of PriMIA's that has no counterpart; leave it out")
+    _check_section(section, origin)
+    known = SECTIONS[section].model_fields
+    if name not in known:
+        raise ConfigError(f"{origin}: unknown key {key}; {_nearest(name, section, known)}")
+
+
+def _check_section(section: str, origin: str) -> None:
+    if section not in SECTIONS:
+        near = difflib.get_close_matches(section.lower(), SECTIONS, n=1)
+        hint = f"did you mean [{near[0]}]? " if near else ""
+        raise ConfigError(f"{origin}: unknown section [{section}]; {hint}sections: {', '.join(SECTIONS)}")
+
+
+def _nearest(name: str, section: str, known: Iterable[str]) -> str:
+    """The nearest known key: called just so in another section, else alike in this one, else all of this one."""
+    here = {key: f"{section}.{key}" for key in known}
+    elsewhere = [key for key in keys() if key.endswith(f".{name.lower()}")]
+    near = elsewhere or [here[key] for key in difflib.get_close_matches(name.lower(), here, n=1)]
+    return f"did you mean {' or '.join(near)}?" if near else f"keys of [{section}]: {', '.join(here) or 'none yet'}"
+
+
+def _validated(given: Mapping[str, _Given], where: str) -> Settings:
+    tree: dict[str, dict[str, object]] = {}
+    for key, value in given.items():
+        section, name = key.split(".")
+        tree.setdefault(section, {})[name] = parse(value.text, key)
+    try:
+        return Settings.model_validate(tree)
+    except ValidationError as error:
+        first, *others = error.errors()
+        more = f" (and {len(others)} more)" if others else ""
+        raise ConfigError(_fault(first, given, where) + more) from None
+
+
+def _fault(error: ErrorDetails, given: Mapping[str, _Given], where: str) -> str:
+    """A value out of bounds, or (where the location is no key) settings that contradict each other."""
+    key = ".".join(map(str, error["loc"][:2]))
+    if key not in given:
+        return f"{where}: {error['ctx']['error']}"
+    text, origin = given[key]
+    said = f"{origin} {key}={text}" if origin == OVERRIDE else f"{origin}: {key} = {text}"
+    return f"{said}: must be {form_of(key).allowed}"

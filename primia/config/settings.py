@@ -1,0 +1,267 @@
+"""Typed settings: one frozen model per section of the ``.ini`` file.
+
+Every field has a type, bounds, a default and a one-line description with its unit; the reference
+page ``docs/configuration.md`` is generated from them. Reading the file is :mod:`primia.config.reader`.
+What contradicts itself is refused here; what merely has no effect is listed in :mod:`primia.config.effects`.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+NonNegative = Annotated[float, Field(ge=0.0)]
+Positive = Annotated[float, Field(gt=0.0)]
+Count = Annotated[int, Field(ge=0)]
+PositiveCount = Annotated[int, Field(ge=1)]
+ClassName = Annotated[str, Field(pattern=r"^[^,\s]([^,\r\n]*[^,\s])?$")]
+
+RESNET_SMALLEST_INPUT = 32
+"""Pixels below which ResNet's five halvings leave nothing to pool."""
+
+
+class Section(BaseModel):
+    """Base of all sections: frozen, no unknown keys, finite numbers."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, protected_namespaces=(), allow_inf_nan=False)
+
+
+class RunSettings(Section):
+    """What is run, and where its folder lies."""
+
+    name: str = Field(
+        "",
+        pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]*)?$",
+        json_schema_extra={"format": "letters, digits, '.', '_' and '-', beginning with a letter or digit"},
+        description="Name of the run folder; empty: made from model, mode and time.",
+    )
+    output: Path = Field(Path("runs"), description="Folder in which run folders are made.")
+    mode: Literal["federated", "pooled", "local"] = Field(
+        "federated", description="Sites train together; all shards as one; or one site alone. All three take equal optimisation steps."
+    )
+    site: str = Field("", description="The site that trains alone.")
+    seed: int = Field(1, ge=0, lt=2**63, description="Seed of every random choice in training.")
+    keep_checkpoints: PositiveCount = Field(2, description="Round checkpoints kept in the run folder.")
+
+    @model_validator(mode="after")
+    def _check(self) -> RunSettings:
+        if self.mode == "local" and not self.site:
+            raise ValueError("run.mode = local needs run.site, the site that trains alone")
+        return self
+
+
+class DataSettings(Section):
+    """Where images come from and how they become shards."""
+
+    source: Literal["demo", "mnist", "folder"] = Field(
+        "demo", description="Built-in synthetic radiographs, torchvision's MNIST, or an image folder."
+    )
+    path: Path | None = Field(None, description="Image folder, folder of packed shards, or torchvision's MNIST root.")
+    image_size: int = Field(64, ge=8, le=2048, description="Height and width that images are resized to, in pixels.")
+    channels: Literal[1, 3] = Field(1, description="1: grey values; 3: RGB (grey images are repeated).")
+    classes: tuple[ClassName, ...] = Field(
+        (), description="Class names, comma-separated; empty: those found, which then must agree between sites."
+    )
+    patient_pattern: str = Field(
+        "auto",
+        json_schema_extra={"format": "auto, file or a regular expression with one group"},
+        description="auto: the two known file-name patterns; file: every file its own patient; else a regular expression with one group.",
+    )
+    on_bad_image: Literal["error", "skip"] = Field(
+        "error", description="What to do with an image that cannot be read; skipped ones are named and counted."
+    )
+    sites: PositiveCount = Field(3, description="Sites to make where the source has none of its own.")
+    split: Literal["iid", "label-skew", "quantity-skew"] = Field("iid", description="How patients are dealt to made sites.")
+    dirichlet_alpha: Positive = Field(
+        0.5, description="Concentration of the Dirichlet draws for label-skew and quantity-skew; small is more skewed."
+    )
+    validation_fraction: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
+        0.15, description="Fraction of patients for validation where the source has no split."
+    )
+    test_fraction: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
+        0.15, description="Fraction of patients for the test where the source has no split."
+    )
+    split_seed: Count = Field(
+        1, description="Seed of the split and of the demonstration images, apart from run.seed so that seeds compare on one split."
+    )
+    demo_images: int = Field(300, ge=12, description="Images a site in the demonstration set, over all three splits.")
+    normalisation: Literal["pooled", "site"] = Field(
+        "pooled", description="Mean and standard deviation of all training pixels, or of each site's own."
+    )
+    cache: Path | None = Field(None, description="Folder of packed shards; empty: .shards beside the run folders.")
+
+    @field_validator("patient_pattern")
+    @classmethod
+    def _one_group(cls, pattern: str) -> str:
+        try:
+            groups = re.compile(pattern).groups
+        except re.error as error:
+            raise ValueError(str(error)) from None
+        if pattern not in ("auto", "file") and groups != 1:
+            raise ValueError("not one group")
+        return pattern
+
+    @model_validator(mode="after")
+    def _check(self) -> DataSettings:
+        if self.validation_fraction + self.test_fraction >= 1.0:
+            raise ValueError("data.validation_fraction + data.test_fraction leave nothing to train on; make their sum smaller than 1")
+        if self.source == "folder" and self.path is None:
+            raise ValueError("data.source = folder needs data.path (or --data DIR)")
+        if len(set(self.classes)) < len(self.classes):
+            raise ValueError(f"data.classes = {', '.join(self.classes)} names a class twice")
+        return self
+
+
+class ModelSettings(Section):
+    """The network."""
+
+    name: Literal["convnet", "resnet18"] = Field("convnet", description="convnet: small, any input size; resnet18: torchvision's.")
+    pooling: Literal["max", "avg"] = Field(
+        "max", description="Pooling of the stem (resnet18) and between stages (convnet); avg makes encrypted inference cheaper."
+    )
+    normalisation: Literal["batch", "group"] = Field("batch", description="Normalisation layers; group keeps no statistics.")
+    pretrained: str = Field(
+        "no",
+        min_length=1,
+        json_schema_extra={"format": "no, imagenet or a file"},
+        description="no, imagenet (downloads torchvision's weights; needs channels = 3), or a .safetensors or .pth file.",
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> ModelSettings:
+        if self.pretrained == "imagenet" and self.name != "resnet18":
+            raise ValueError(f"model.pretrained = imagenet needs model.name = resnet18, not {self.name}, which has no such weights")
+        return self
+
+
+class TrainingSettings(Section):
+    """One site's local work."""
+
+    batch_size: PositiveCount = Field(32, description="Images a batch at each site.")
+    evaluation_batch_size: PositiveCount = Field(256, description="Images a batch in evaluation.")
+    optimizer: Literal["sgd", "adam", "adamw"] = Field("adam", description="Local optimiser.")
+    learning_rate: Positive = Field(1e-3, description="Learning rate at the start.")
+    end_learning_rate: Positive | None = Field(None, description="Learning rate at the end; empty: a hundredth of learning_rate.")
+    schedule: Literal["constant", "cosine", "log-linear"] = Field("constant", description="Course of the learning rate over the whole run.")
+    restarts: Count = Field(0, description="Times the schedule starts again within the run.")
+    momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(0.9, description="Momentum.")
+    beta1: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(0.9, description="Decay of the first moment.")
+    beta2: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(0.999, description="Decay of the second moment.")
+    weight_decay: NonNegative = Field(0.0, description="L2 penalty (sgd, adam) or decoupled decay (adamw).")
+    class_weights: bool = Field(False, description="Weight the loss by inverse class frequency over all training sites.")
+    label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(0.0, description="Share of the target spread over all classes.")
+
+
+class AugmentationSettings(Section):
+    """Random changes of each training batch, drawn anew each epoch; all off by default."""
+
+    rotation: Annotated[float, Field(ge=0.0, le=180.0)] = Field(0.0, description="Largest rotation, in degrees.")
+    translation: Fraction = Field(0.0, description="Largest shift, as a fraction of the image size.")
+    scale: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(0.0, description="Scales are drawn from 1 - scale to 1 + scale.")
+    shear: Annotated[float, Field(ge=0.0, lt=90.0)] = Field(0.0, description="Largest shear, in degrees.")
+    horizontal_flip: Fraction = Field(0.0, description="Probability of a left-right flip.")
+    vertical_flip: Fraction = Field(0.0, description="Probability of an upside-down flip.")
+    noise: NonNegative = Field(0.0, description="Largest standard deviation of Gaussian noise, pixels being 0 to 1.")
+    brightness: Fraction = Field(0.0, description="Largest change of brightness, pixels being 0 to 1.")
+    contrast: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
+        0.0, description="Contrast factors are drawn from 1 - contrast to 1 + contrast."
+    )
+
+
+class FederationSettings(Section):
+    """Rounds: how long, who takes part, how updates become the next global model."""
+
+    rounds: PositiveCount = Field(10, description="Rounds of the run.")
+    local_epochs: PositiveCount = Field(1, description="Passes of each site over its own shard in a round.")
+    sync_every_n_batch: Count = Field(0, description="Batches of each site in a round instead of local_epochs; 0: whole epochs.")
+    weighting: Literal["samples", "uniform"] = Field("samples", description="Weight of a site in the average.")
+    sites_per_round: Count = Field(0, description="Sites drawn at random for each round; 0: all.")
+    proximal_mu: NonNegative = Field(0.0, description="FedProx: strength of the pull towards the global model; 0: FedAvg.")
+    server_optimizer: Literal["fedavg", "fedavgm", "fedadam", "fedyogi"] = Field(
+        "fedavg", description="How the mean update moves the global model."
+    )
+    server_learning_rate: Positive | None = Field(
+        None, description="Step of the server optimiser; empty: 1 for fedavg and fedavgm, 0.01 for fedadam and fedyogi."
+    )
+    server_momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
+        0.9, description="Momentum of fedavgm, first-moment decay of fedadam and fedyogi."
+    )
+    server_beta2: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(0.99, description="Second-moment decay of fedadam and fedyogi.")
+    server_epsilon: Positive = Field(1e-3, description="Smallest denominator of fedadam and fedyogi.")
+    batchnorm: Literal["pooled", "local"] = Field(
+        "pooled", description="BatchNorm statistics pooled over sites, or whole BatchNorm layers kept at each site (FedBN)."
+    )
+    keep_optimizer_state: bool = Field(False, description="Keep each site's optimiser state across rounds instead of starting it afresh.")
+    validate_every: PositiveCount = Field(1, description="Rounds between validations; the last round is always validated.")
+    patience: Count = Field(0, description="Stop after so many validations without a better MCC; 0: never.")
+    quorum: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
+        0.5, description="Fraction of a round's sites that must deliver; below it the run checkpoints and stops."
+    )
+    round_deadline: Positive = Field(3600.0, description="Time after which a site is left out of the round, in seconds.")
+
+    @model_validator(mode="after")
+    def _check(self) -> FederationSettings:
+        if self.sync_every_n_batch and self.local_epochs > 1:
+            raise ValueError(
+                f"federation.local_epochs = {self.local_epochs} and federation.sync_every_n_batch = {self.sync_every_n_batch} "
+                "both say how long a round is; keep one of them"
+            )
+        return self
+
+
+class PrivacySettings(Section):
+    """Differential privacy; no settings yet."""
+
+
+class SecureAggregationSettings(Section):
+    """Secure aggregation; no settings yet."""
+
+
+class InferenceSettings(Section):
+    """Encrypted inference; no settings yet."""
+
+
+class SearchSettings(Section):
+    """Hyperparameter search; no settings yet."""
+
+
+class ResourceSettings(Section):
+    """Machines: actors, threads, device."""
+
+    actors: Count = Field(0, description="Actors that host the sites; 0: one a site, at most 8 or the number of cores.")
+    threads: Count = Field(0, description="Threads of each actor; 0: the cores shared evenly.")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where networks run; auto: a GPU where Ray finds one.")
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32", description="Arithmetic of forward and backward; bfloat16 is faster on processors with AMX and on GPUs."
+    )
+
+
+class Settings(Section):
+    """All sections of a run."""
+
+    run: RunSettings = RunSettings()
+    data: DataSettings = DataSettings()
+    model: ModelSettings = ModelSettings()
+    training: TrainingSettings = TrainingSettings()
+    augmentation: AugmentationSettings = AugmentationSettings()
+    federation: FederationSettings = FederationSettings()
+    privacy: PrivacySettings = PrivacySettings()
+    secure_aggregation: SecureAggregationSettings = SecureAggregationSettings()
+    inference: InferenceSettings = InferenceSettings()
+    search: SearchSettings = SearchSettings()
+    resources: ResourceSettings = ResourceSettings()
+
+    @model_validator(mode="after")
+    def _check(self) -> Settings:
+        if self.model.pretrained == "imagenet" and self.data.channels == 1:
+            raise ValueError("model.pretrained = imagenet was trained on three channels, but data.channels = 1; set data.channels = 3")
+        if self.model.name == "resnet18" and self.data.image_size < RESNET_SMALLEST_INPUT:
+            raise ValueError(
+                f"model.name = resnet18 needs images of at least {RESNET_SMALLEST_INPUT} pixels, but data.image_size = "
+                f"{self.data.image_size}; set data.image_size = {RESNET_SMALLEST_INPUT}, or model.name = convnet"
+            )
+        return self

@@ -1,0 +1,170 @@
+"""From settings to shards on disk: sites, splits by patient, packing into a cache."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from primia.config.settings import DataSettings
+from primia.data.catalogue import CENTRAL, SPLITS, Catalogue, digest
+from primia.data.demo import site_names
+from primia.data.layout import is_packed
+from primia.data.packed import Progress, pack, read_notes, read_shards, shards_fingerprint
+from primia.data.sources import open_source
+from primia.data.split import Assignment, assign, assign_splits
+from primia.errors import DataError
+
+
+@dataclass(frozen=True)
+class SiteShards:
+    """Shards of one site. Where validation or test images belong to no site, a holder named ``central`` has no ``train``."""
+
+    name: str
+    train: Path | None
+    validation: Path | None
+    test: Path | None
+
+
+@dataclass(frozen=True)
+class FederatedData:
+    """Packed shards of all sites, and what is common to them. Picklable; holds paths, no pixels.
+
+    ``skipped`` names images that could not be read, ``warnings`` what may harm an honest result, and
+    ``fingerprint`` changes whenever a shard's content does.
+    """
+
+    sites: tuple[SiteShards, ...]
+    classes: tuple[str, ...]
+    channels: int
+    image_size: int
+    synthetic: bool
+    skipped: tuple[str, ...]
+    fingerprint: str
+    warnings: tuple[str, ...] = ()
+
+
+def prepare(settings: DataSettings, cache: Path, progress: Progress | None = None) -> FederatedData:
+    """Shards for a run: packed ones in place, anything else split by patient and packed once into ``cache``.
+
+    Validation and test splits that the source lacks are cut from each site's images. Raises
+    :class:`DataError` with one line on anything that does not fit; then nothing half-written is left.
+    """
+    source = open_source(settings)
+    placed = place(source, settings)
+    if settings.source == "folder" and settings.path and is_packed(settings.path) and placed.places() == source.places():
+        return read_packed(settings.path)
+    return _packed_once(placed, cache, settings.on_bad_image, progress)
+
+
+def prepare_evaluation(
+    path: Path,
+    *,
+    classes: Sequence[str],
+    channels: int,
+    image_size: int,
+    cache: Path,
+    on_bad_image: Literal["error", "skip"] = "error",
+    progress: Progress | None = None,
+) -> FederatedData:
+    """Labelled images at ``path`` as test shards for a trained model: its test split where it has one, else all of it.
+
+    ``classes`` are the model's; the folder may lack some, others in it are a :class:`DataError`.
+    """
+    fields = {"source": "folder", "path": path, "classes": tuple(classes), "channels": channels, "image_size": image_size}
+    source = open_source(DataSettings.model_validate(fields))
+    has_test = "test" in source.splits
+    sites = [site or CENTRAL for site in source.sites]
+    splits = ["test" if split == "test" or not has_test else "" for split in source.splits]
+    return _packed_once(source.with_places(sites, splits), cache, on_bad_image, progress)
+
+
+def read_packed(root: Path) -> FederatedData:
+    """What a packed folder holds; :class:`DataError` if it holds no shard, or a broken one."""
+    shards = read_shards(root)
+    paths: dict[str, dict[str, Path]] = {}
+    for shard in shards:
+        paths.setdefault(shard.site, {})[shard.split] = shard.path
+    notes = read_notes(root)
+    return FederatedData(
+        sites=tuple(SiteShards(site, *(paths[site].get(split) for split in SPLITS)) for site in sorted(paths)),
+        classes=shards[0].classes,
+        channels=shards[0].channels,
+        image_size=shards[0].image_size,
+        synthetic=shards[0].synthetic,
+        skipped=notes.skipped,
+        fingerprint=shards_fingerprint(shards),
+        warnings=notes.warnings,
+    )
+
+
+def place(source: Catalogue, settings: DataSettings) -> Catalogue:
+    """Give every image a site and a split: those of the source where it has them, made ones elsewhere."""
+    validation = 0.0 if "validation" in source.splits else settings.validation_fraction
+    test = 0.0 if "test" in source.splits else settings.test_fraction
+    sites, splits = list(source.sites), list(source.splits)
+    for (site, split), rows in source.groups().items():
+        if split in ("validation", "test"):
+            made = Assignment([site or CENTRAL] * len(rows), [split] * len(rows))
+        else:
+            made = _assign(source, rows, site, validation, test, settings)
+        for row, new_site, new_split in zip(rows, made.sites, made.splits, strict=True):
+            sites[row], splits[row] = new_site, new_split
+    placed = source.with_places(sites, splits)
+    _check_splits(placed, validation, test)
+    return replace(placed, warnings=(*placed.warnings, *_leaks(placed)))
+
+
+def _assign(source: Catalogue, rows: Sequence[int], site: str, validation: float, test: float, settings: DataSettings) -> Assignment:
+    patients, labels, seed = [source.patients[row] for row in rows], source.labels[rows], settings.split_seed
+    if site:
+        return assign_splits(patients, labels, site=site, seed=seed, validation_fraction=validation, test_fraction=test)
+    return assign(
+        patients,
+        labels,
+        sites=site_names(settings.sites),
+        method=settings.split,
+        alpha=settings.dirichlet_alpha,
+        seed=seed,
+        validation_fraction=validation,
+        test_fraction=test,
+    )
+
+
+def _check_splits(placed: Catalogue, validation: float, test: float) -> None:
+    present = set(placed.splits)
+    for split, fraction in (("train", 1.0), ("validation", validation), ("test", test)):
+        if fraction and split not in present:
+            raise DataError(f"{placed.name}: too few patients at every site for {split} images; add images, or give {split} images of their own")
+
+
+def _leaks(placed: Catalogue) -> tuple[str, ...]:
+    """A warning where patients are in more than one split, as only the folders of a source can put them."""
+    seen: dict[str, set[str]] = {}
+    for patient, split in zip(placed.patients, placed.splits, strict=True):
+        seen.setdefault(patient, set()).add(split)
+    torn = {patient: sorted(splits) for patient, splits in seen.items() if len(splits) > 1}
+    if not torn:
+        return ()
+    patient, splits = next(iter(torn.items()))
+    return (
+        f"{placed.name}: {len(torn)} patient(s) in more than one split, the first being {patient!r} in {' and '.join(splits)}; "
+        "results will look too good, split by patient again (primia-ray data split)",
+    )
+
+
+def _packed_once(placed: Catalogue, cache: Path, on_bad_image: Literal["error", "skip"], progress: Progress | None) -> FederatedData:
+    """The shards of ``placed`` in the cache, packed now if they are not there or broken."""
+    folder = cache / digest((placed.content(), on_bad_image))
+    try:
+        return read_packed(folder)
+    except DataError:
+        shutil.rmtree(folder, ignore_errors=True)
+    try:
+        pack(placed, folder, on_bad_image, progress)
+    except DataError:
+        if not folder.exists():  # else another process has packed the same meanwhile
+            raise
+    return read_packed(folder)

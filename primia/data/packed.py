@@ -1,0 +1,177 @@
+"""A folder of shards, ``train|validation|test/<site>.arrow``: written whole or not at all, and read back."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from primia.data.catalogue import SPLITS, Catalogue, digest
+from primia.data.decode import BadImage
+from primia.data.shard import Row, Shard, ShardHeader, disk_errors, write_shard
+from primia.errors import DataError
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, how much of it is done, and how much there is."""
+
+NOTES_FILE = "notes.json"
+CHUNK = 64
+NAMED = 5
+"""Bad images named in an error."""
+
+
+@dataclass(frozen=True)
+class PackNotes:
+    """How many shards were written, and what a user should know of how they came about."""
+
+    shards: int
+    skipped: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+def pack(catalogue: Catalogue, output: Path, on_bad_image: Literal["error", "skip"], progress: Progress | None = None) -> PackNotes:
+    """Decode every image of ``catalogue`` that has a split, into a new folder ``output``.
+
+    Nothing is at ``output`` before all is written. With ``error``, images that cannot be read are counted and
+    named in one :class:`DataError`; with ``skip`` they are left out and named in the notes.
+    """
+    fingerprint = catalogue.content()
+    groups = {place: rows for place, rows in catalogue.groups().items() if place[1]}
+    bad: list[BadImage] = []
+    report = _counter(progress, sum(map(len, groups.values())))
+    with new_folder(output) as folder, ThreadPoolExecutor(os.cpu_count()) as pool:
+        for (site, split), indices in groups.items():
+            (folder / split).mkdir(exist_ok=True)
+            header = ShardHeader(
+                site, split, catalogue.classes, catalogue.channels, catalogue.image_size, catalogue.synthetic, fingerprint
+            )
+            write_shard(folder / split / f"{site}.arrow", header, _rows(catalogue, indices, pool, bad, report))
+        if bad and on_bad_image == "error":
+            raise _too_bad(bad)
+        notes = PackNotes(len(groups), tuple(f"{image.path} ({image.reason})" for image in bad), tuple(dict.fromkeys(catalogue.warnings)))
+        (folder / NOTES_FILE).write_text(json.dumps(asdict(notes), indent=1), encoding="utf-8")
+    return notes
+
+
+def read_shards(root: Path) -> list[Shard]:
+    """All shards of a packed folder, by split and site; :class:`DataError` if one is broken or they do not agree."""
+    shards = [Shard.open(path) for split in SPLITS for path in sorted((root / split).glob("[!.]*.arrow"))]
+    for shard in shards:
+        if (shard.split, shard.site) != (shard.path.parent.name, shard.path.stem):
+            raise DataError(f"{shard.path}: was packed as {shard.split}/{shard.site}.arrow; give it that name again")
+        if _kind(shard) != _kind(shards[0]):
+            raise DataError(f"{shard.path}: classes, channels or image size differ from those of {shards[0].path}; pack them together")
+    if not shards:
+        raise DataError(f"{root}: no packed shards here, train|validation|test/<site>.arrow; pack some (primia-ray data pack)")
+    notes = read_notes(root)
+    if notes.shards not in (0, len(shards)):
+        raise DataError(f"{root}: {len(shards)} of {notes.shards} shards are here; pack again, or delete {NOTES_FILE} if that is meant")
+    return shards
+
+
+def read_notes(root: Path) -> PackNotes:
+    """Notes of a packed folder; empty ones, with 0 shards, where it has none."""
+    path = root / NOTES_FILE
+    if not path.is_file():
+        return PackNotes(0)
+    notes = json.loads(path.read_text(encoding="utf-8"))
+    return PackNotes(notes["shards"], tuple(notes["skipped"]), tuple(notes["warnings"]))
+
+
+def packed_catalogue(root: Path) -> Catalogue:
+    """A packed folder as a catalogue, so that it can be split, shown or packed like any source."""
+    shards = read_shards(root)
+    places = [(shard, row) for shard in shards for row in range(len(shard))]
+
+    def read(index: int) -> NDArray[np.uint8]:
+        shard, row = places[index]
+        return shard.images[row]
+
+    return Catalogue(
+        name=str(root),
+        classes=shards[0].classes,
+        labels=np.concatenate([shard.labels for shard in shards]),
+        patients=[patient for shard in shards for patient in shard.patients],
+        sources=[source for shard in shards for source in shard.sources],
+        sites=[shard.site for shard, _ in places],
+        splits=[shard.split for shard, _ in places],
+        read=read,
+        channels=shards[0].channels,
+        image_size=shards[0].image_size,
+        fingerprint=shards_fingerprint(shards),
+        synthetic=shards[0].synthetic,
+        warnings=read_notes(root).warnings,
+    )
+
+
+def shards_fingerprint(shards: Sequence[Shard]) -> str:
+    """One hash for what a set of shards was packed from."""
+    return digest((shard.split, shard.site, shard.header.fingerprint) for shard in shards)
+
+
+@contextmanager
+def new_folder(output: Path) -> Iterator[Path]:
+    """A scratch folder that becomes ``output`` if all goes well and vanishes if not.
+
+    Raises :class:`DataError` if ``output`` exists and is not empty, or on a full or unwritable disk.
+    """
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise DataError(f"{output}: exists and is not empty; choose another output folder or remove it")
+    scratch = output.with_name(f".{output.name}.{os.getpid()}")
+    with disk_errors(output):
+        try:
+            scratch.mkdir(parents=True)
+            yield scratch
+            scratch.replace(output)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _counter(progress: Progress | None, total: int) -> Callable[[int], None]:
+    done = 0
+
+    def count(images: int) -> None:
+        nonlocal done
+        done += images
+        if progress:
+            progress("packing images", done, total)
+
+    return count
+
+
+def _rows(
+    catalogue: Catalogue, indices: Sequence[int], pool: ThreadPoolExecutor, bad: list[BadImage], report: Callable[[int], None]
+) -> Iterator[Row]:
+    def attempt(index: int) -> NDArray[np.uint8] | BadImage:
+        try:
+            return catalogue.read(index)
+        except BadImage as error:
+            return error
+
+    for start in range(0, len(indices), CHUNK):
+        chunk = indices[start : start + CHUNK]
+        for index, image in zip(chunk, pool.map(attempt, chunk), strict=True):
+            if isinstance(image, BadImage):
+                bad.append(image)
+            else:
+                yield Row(image, int(catalogue.labels[index]), catalogue.patients[index], catalogue.sources[index])
+        report(len(chunk))
+
+
+def _too_bad(bad: Sequence[BadImage]) -> DataError:
+    named = "; ".join(f"{image.path} ({image.reason})" for image in bad[:NAMED])
+    more = f"; and {len(bad) - NAMED} more" if len(bad) > NAMED else ""
+    return DataError(f"{len(bad)} image(s) cannot be read: {named}{more}. Mend or remove them, or skip them with data.on_bad_image = skip")
+
+
+def _kind(shard: Shard) -> tuple[object, ...]:
+    return shard.classes, shard.channels, shard.image_size, shard.synthetic

@@ -1,0 +1,56 @@
+"""The project's exceptions, one tree.
+
+Every :class:`PrimiaError` carries one line that says what is wrong, where, and what to do. The
+command line prints that line and exits with :attr:`PrimiaError.exit_code`; anything else that
+escapes is a bug and shows its traceback.
+"""
+
+from __future__ import annotations
+
+
+class PrimiaError(Exception):
+    """Base of all errors that a user can cause and mend."""
+
+    exit_code = 1
+
+
+class ConfigError(PrimiaError):
+    """A setting is unknown, of the wrong type, out of bounds or without meaning in this mode."""
+
+    exit_code = 2
+
+
+class DataError(PrimiaError):
+    """A data folder, an image or a shard cannot be used."""
+
+    exit_code = 3
+
+
+class ModelError(PrimiaError):
+    """A model cannot be built, loaded or fitted to the input."""
+
+    exit_code = 4
+
+
+class RunError(PrimiaError):
+    """A run folder cannot be made, written, resumed or read."""
+
+    exit_code = 5
+
+
+class TrainingError(PrimiaError):
+    """Local training cannot go on."""
+
+    exit_code = 6
+
+
+class FederationError(PrimiaError):
+    """A round cannot be completed: too few sites, or a site failed in a way that repeats."""
+
+    exit_code = 7
+
+
+class ClusterError(PrimiaError):
+    """A Ray cluster cannot be started or reached."""
+
+    exit_code = 8

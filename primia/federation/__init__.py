@@ -1,0 +1,1 @@
+"""The federation on Ray: sites, driver, rounds, run folder."""

@@ -1,0 +1,181 @@
+"""Checkpoints: everything that makes a resumed run give, bit for bit, the model of an uninterrupted one.
+
+All random choices are derived from the seed, the site and the round, so there are no generator states to
+keep. A checkpoint is a safetensors file with the vectors and, written last, a JSON file with the rest and
+the checksum of the vectors: a checkpoint without a valid pair is skipped in favour of the one before.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import zlib
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from safetensors.numpy import load, save
+
+from primia.errors import RunError
+from primia.federation.server import State
+from primia.federation.update import GlobalModel
+from primia.files import atomic_bytes, atomic_text
+
+_NAME = re.compile(r"round-(\d+)\.json")
+_SERVER = "server."
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best model by validation MCC, and its validation metrics, pooled and by site."""
+
+    model: GlobalModel
+    mcc: float
+    validation: Mapping[str, object]
+    sites: Mapping[str, Mapping[str, object]]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Counts that go on across a resume: bytes a site, seconds a phase, faults, validations since the best."""
+
+    validations_since_best: int = 0
+    up_bytes: Mapping[str, int] = field(default_factory=dict)
+    down_bytes: Mapping[str, int] = field(default_factory=dict)
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    faults: tuple[Mapping[str, object], ...] = ()
+
+
+@dataclass(frozen=True)
+class RunState:
+    """State of a run after ``model.round`` rounds."""
+
+    model: GlobalModel
+    server: State = field(default_factory=dict)
+    best: Best | None = None
+    progress: Progress = Progress()
+
+
+class Checkpoints:
+    """Checkpoints of one run; written in a background thread, at most one at a time."""
+
+    def __init__(self, folder: Path, keep: int) -> None:
+        self._folder = folder
+        self._keep = keep
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._pending: Future[None] | None = None
+
+    def save(self, state: RunState) -> None:
+        """Start writing ``state``, whose vectors must not change any more, once the previous one is on disk.
+
+        Raises:
+            RunError: the previous checkpoint could not be written (full disk, unwritable folder).
+        """
+        self.flush()
+        self._pending = self._writer.submit(self._write, state)
+
+    def flush(self) -> None:
+        """Wait until the last checkpoint is on disk; raises what writing it raised."""
+        if self._pending:
+            pending, self._pending = self._pending, None
+            pending.result()
+
+    def rounds(self) -> list[int]:
+        """Rounds that have a checkpoint, oldest first."""
+        if not self._folder.is_dir():
+            return []
+        return sorted(int(match[1]) for path in self._folder.iterdir() if (match := _NAME.fullmatch(path.name)))
+
+    def load_latest(self) -> tuple[RunState | None, list[str]]:
+        """The newest checkpoint that is whole, and a line for each newer one that is not; None where there is none.
+
+        Those that are not whole are removed.
+        """
+        complaints: list[str] = []
+        for round_ in reversed(self.rounds()):
+            try:
+                return self._read(round_), complaints
+            except (RunError, OSError, ValueError, KeyError) as error:
+                complaints.append(f"checkpoint of round {round_} cannot be used ({error}); falling back to the one before")
+                self._path(round_).unlink()
+        return None, complaints
+
+    def _write(self, state: RunState) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        vectors = {"parameters": state.model.parameters, "buffers": state.model.buffers}
+        vectors |= {_SERVER + name: value for name, value in state.server.items()}
+        document: dict[str, object] = {
+            "round": state.model.round,
+            "vectors": self._write_vectors(f"round-{state.model.round:06d}.safetensors", vectors),
+            "progress": asdict(state.progress),
+            "best": self._write_best(state.best) if state.best else None,
+        }
+        atomic_text(self._path(state.model.round), json.dumps(document, indent=1))
+        self._prune()
+
+    def _write_best(self, best: Best) -> dict[str, object]:
+        name = f"best-{best.model.round:06d}.safetensors"
+        known = self._checksum_of(name)
+        vectors = {"parameters": best.model.parameters, "buffers": best.model.buffers}
+        return {
+            "round": best.model.round,
+            "mcc": best.mcc,
+            "validation": best.validation,
+            "sites": best.sites,
+            "vectors": known or self._write_vectors(name, vectors),
+        }
+
+    def _checksum_of(self, name: str) -> dict[str, object] | None:
+        """Entry of a vector file that an existing checkpoint already names, so that it is not written twice."""
+        for round_ in reversed(self.rounds()):
+            best = self._document(round_)["best"]
+            if best and best["vectors"]["file"] == name and (self._folder / name).exists():
+                entry: dict[str, object] = best["vectors"]
+                return entry
+        return None
+
+    def _write_vectors(self, name: str, vectors: State) -> dict[str, object]:
+        data = save(vectors)
+        atomic_bytes(self._folder / name, data)
+        return {"file": name, "bytes": len(data), "crc32": zlib.crc32(data)}
+
+    def _read(self, round_: int) -> RunState:
+        document = self._document(round_)
+        vectors = self._read_vectors(document["vectors"])
+        best = document["best"]
+        progress = document["progress"]
+        return RunState(
+            model=GlobalModel(round_, vectors["parameters"], vectors["buffers"]),
+            server={name.removeprefix(_SERVER): value for name, value in vectors.items() if name.startswith(_SERVER)},
+            best=self._read_best(best) if best else None,
+            progress=Progress(**(progress | {"faults": tuple(progress["faults"])})),
+        )
+
+    def _read_best(self, best: dict[str, object]) -> Best:
+        vectors = self._read_vectors(best["vectors"])  # type: ignore[arg-type]
+        model = GlobalModel(best["round"], vectors["parameters"], vectors["buffers"])  # type: ignore[arg-type]
+        return Best(model, best["mcc"], best["validation"], best["sites"])  # type: ignore[arg-type]
+
+    def _read_vectors(self, entry: Mapping[str, object]) -> State:
+        path = self._folder / str(entry["file"])
+        data = path.read_bytes()
+        if len(data) != entry["bytes"]:
+            raise RunError(f"{path.name} has {len(data)} bytes instead of {entry['bytes']}")
+        if zlib.crc32(data) != entry["crc32"]:
+            raise RunError(f"{path.name} does not match its checksum")
+        return load(data)
+
+    def _document(self, round_: int) -> dict:  # type: ignore[type-arg]
+        return json.loads(self._path(round_).read_text())  # type: ignore[no-any-return]
+
+    def _path(self, round_: int) -> Path:
+        return self._folder / f"round-{round_:06d}.json"
+
+    def _prune(self) -> None:
+        kept = self.rounds()[-self._keep :]
+        names = {f"round-{round_:06d}{suffix}" for round_ in kept for suffix in (".json", ".safetensors")}
+        names |= {best["vectors"]["file"] for round_ in kept if (best := self._document(round_)["best"])}
+        for path in self._folder.iterdir():
+            if path.name not in names:
+                path.unlink()

@@ -1,0 +1,106 @@
+"""The driver: from the sites' facts to the run folder, around the round loop; and the Ray actor that it runs in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from threading import Event as Flag
+from time import time
+
+from primia.errors import RunError
+from primia.federation.checkpoint import Best, Checkpoints, RunState
+from primia.federation.events import Event, Notice, RunFinished
+from primia.federation.hosts import Hosts, RayHosts, Stopped, WorkerOptions
+from primia.federation.listeners import Listener, LogListener, TensorBoardListener
+from primia.federation.plan import assign_hosts
+from primia.federation.rounds import Evaluations, RoundLoop
+from primia.federation.run_folder import RunFolder
+from primia.federation.setup import Prepared, RunSetup, prepare_run
+from primia.federation.summary import build_summary, versions
+from primia.models.file import ModelCard, save_model
+
+
+def run_federation(setup: RunSetup, hosts: Hosts) -> Iterator[Event]:
+    """Run a federation to its end, or on from its last whole checkpoint, and write the run folder.
+
+    Yields the events; the last one is :class:`RunFinished`. Errors are those of :meth:`RoundLoop.run` and
+    :func:`prepare_run`.
+    """
+    folder = RunFolder(setup.folder)
+    checkpoints = Checkpoints(folder.checkpoints, setup.settings.run.keep_checkpoints)
+    prepared = prepare_run(setup, hosts.describe())
+    resumed, complaints = checkpoints.load_latest()
+    state = resumed or RunState(prepared.initial)
+    with folder.logging() as logger:
+        listeners: list[Listener] = [LogListener(logger), TensorBoardListener(folder.tensorboard, state.model.round)]
+        try:
+            for event in _run(setup, prepared, hosts, checkpoints, state, complaints):
+                for listener in listeners:
+                    listener.hear(event)
+                yield event
+        except Exception as error:
+            logger.error("%s", error)
+            raise
+        finally:
+            for listener in listeners:
+                listener.close()
+
+
+def _run(
+    setup: RunSetup, prepared: Prepared, hosts: Hosts, checkpoints: Checkpoints, state: RunState, complaints: list[str]
+) -> Iterator[Event]:
+    loop = RoundLoop(setup, prepared, hosts, checkpoints, state)
+    yield from (Notice("warning", complaint) for complaint in complaints)
+    loop.add_seconds(data=setup.data_seconds, start=time() - setup.started_at - setup.data_seconds)
+    try:
+        yield from loop.run()
+        best = loop.state.best
+        if best is None:
+            raise RunError(f"{setup.folder} has no validated model: federation.rounds is below the round that was resumed")
+        begun = time()
+        tested = yield from loop.evaluate("test", setup.testing_sites, best.model)
+        loop.add_seconds(test=time() - begun)
+    except Stopped:
+        yield RunFinished("interrupted", setup.folder, {"rounds": loop.state.model.round})
+        return
+    summary = _write_results(setup, prepared, loop, best, tested)
+    yield RunFinished(loop.status, setup.folder, summary)
+
+
+def _write_results(setup: RunSetup, prepared: Prepared, loop: RoundLoop, best: Best, tested: Evaluations) -> dict[str, object]:
+    card = ModelCard(
+        model=setup.settings.model,
+        classes=setup.classes,
+        channels=setup.channels,
+        image_size=setup.image_size,
+        normalisation=prepared.pooled_normalisation,
+        synthetic=setup.synthetic,
+        run=setup.folder.name,
+        versions=versions(),
+    )
+    save_model(setup.folder, card, prepared.flat.state_dict(best.model.parameters, best.model.buffers))
+    summary = build_summary(setup, prepared, loop.state, tested, loop.status)
+    RunFolder(setup.folder).write_summary(summary)
+    return summary
+
+
+class FederationDriver:
+    """The Ray actor that runs one federation. Needs two threads: one for :meth:`run`, one for :meth:`stop`."""
+
+    def __init__(self, setup: RunSetup, actors: int, options: WorkerOptions) -> None:
+        self._setup = setup
+        self._actors = actors
+        self._options = options
+        self._stopped = Flag()
+
+    def run(self) -> Iterator[Event]:
+        """Events of the run as they happen; the sites' actors are gone when it ends."""
+        deadline_s = self._setup.settings.federation.round_deadline
+        hosts = RayHosts(assign_hosts(self._setup.sites, self._actors), self._options, deadline_s, self._stopped)
+        try:
+            yield from run_federation(self._setup, hosts)
+        finally:
+            hosts.close()
+
+    def stop(self) -> None:
+        """Ask :meth:`run` to end at once: the round in progress is given up, the last finished one is on disk."""
+        self._stopped.set()

@@ -1,0 +1,83 @@
+"""What the round loop tells its audience (terminal, log, TensorBoard) while it runs; plain picklable data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+Metrics = Mapping[str, object]
+
+
+@dataclass(frozen=True)
+class RunStarted:
+    """The federation is ready; rounds up to ``done`` were already there (resume)."""
+
+    folder: Path
+    training_sites: tuple[str, ...]
+    rounds: int
+    done: int
+    parameters: int
+    steps: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class RoundStarted:
+    """A round begins with these sites."""
+
+    round: int
+    sites: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class SiteFinished:
+    """A site delivered its update."""
+
+    round: int
+    site: str
+    loss: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class SiteLeftOut:
+    """A site is left out of a round; ``traceback`` is the site's own, empty where the site is just gone."""
+
+    round: int
+    site: str
+    reason: str
+    traceback: str
+
+
+@dataclass(frozen=True)
+class RoundFinished:
+    """A round is done; ``validation`` is pooled over the selecting sites, None where it was not due."""
+
+    round: int
+    rounds: int
+    train_loss: float
+    learning_rate: float
+    seconds: float
+    validation: Metrics | None
+    site_validation: Mapping[str, Metrics]
+    is_best: bool
+
+
+@dataclass(frozen=True)
+class Notice:
+    """One line for the log and the terminal. ``level`` is one of info, warning, error."""
+
+    level: str
+    text: str
+
+
+@dataclass(frozen=True)
+class RunFinished:
+    """The run's end. ``status``: complete, stopped (early stopping) or interrupted."""
+
+    status: str
+    folder: Path
+    summary: Mapping[str, object]
+
+
+Event = RunStarted | RoundStarted | SiteFinished | SiteLeftOut | RoundFinished | Notice | RunFinished

@@ -1,0 +1,62 @@
+"""``rounds.parquet``: a row per round and site, and one row with site ``all`` a round."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from primia.files import atomic_path
+
+ALL_SITES = "all"
+
+_TYPES = {"int": pa.int64(), "str": pa.string(), "float": pa.float64(), "float | None": pa.float64()}
+
+
+@dataclass(frozen=True)
+class HistoryRow:
+    """One site's round; ``status`` is ``ok`` or why it was left out; seconds are wall time, losses means over images."""
+
+    round: int
+    site: str
+    status: str = "ok"
+    samples: int = 0
+    steps: int = 0
+    train_loss: float | None = None
+    learning_rate: float | None = None
+    seconds: float | None = None
+    up_bytes: int = 0
+    down_bytes: int = 0
+    validation_mcc: float | None = None
+    validation_accuracy: float | None = None
+    validation_loss: float | None = None
+
+
+SCHEMA = pa.schema([(field.name, _TYPES[str(field.type)]) for field in fields(HistoryRow)])
+
+
+class History:
+    """All rows of a run so far; finished rounds are kept as Arrow tables, so many rounds of many sites stay cheap."""
+
+    def __init__(self, rounds: Iterable[pa.Table] = ()) -> None:
+        self._rounds = list(rounds)
+
+    @classmethod
+    def read(cls, path: Path, last_round: int) -> History:
+        """Rows up to ``last_round`` of an earlier part of the run; empty where the file is missing."""
+        if not path.exists():
+            return cls()
+        return cls([pq.read_table(path, filters=[("round", "<=", last_round)]).cast(SCHEMA)])
+
+    def add(self, rows: Iterable[HistoryRow]) -> None:
+        """Append one round's rows."""
+        self._rounds.append(pa.Table.from_pylist([asdict(row) for row in rows], schema=SCHEMA))
+
+    def write(self, path: Path) -> None:
+        """Write all rows, atomically."""
+        table = pa.concat_tables(self._rounds) if self._rounds else SCHEMA.empty_table()
+        with atomic_path(path) as temporary:
+            pq.write_table(table, temporary)

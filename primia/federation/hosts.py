@@ -1,0 +1,220 @@
+"""Reaching the sites' actors: dispatch, the round's one deadline, and what becomes of actors that die.
+
+Results are taken in the fixed order of the hosts, whatever arrives first, so that float sums are the same
+in every run.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from threading import Event as Flag
+from time import monotonic
+from typing import Any, Protocol
+
+import ray
+from ray.exceptions import ActorDiedError, GetTimeoutError, RayActorError, RayError
+
+from primia.errors import PrimiaError
+from primia.federation.plan import SitePlan
+from primia.federation.site import HostEvaluation, HostResult, RoundTask, Session, SiteFacts, SiteFailure
+from primia.federation.update import GlobalModel
+from primia.federation.worker import FederatedWorker
+
+_POLL_S = 0.5
+_RESTART_S = 60.0
+_EVALUATION_TRIES = 2
+
+
+class Stopped(Exception):
+    """Somebody asked the run to stop while it waited for sites."""
+
+
+class Hosts(Protocol):
+    """All sites, wherever they are."""
+
+    def describe(self) -> tuple[SiteFacts, ...]:
+        """Facts on every site; a site that cannot tell is an error."""
+        ...
+
+    def train(self, session: Session, task: RoundTask, start: GlobalModel) -> Iterator[HostResult]:
+        """One result a host that has sites in ``task``, in fixed order; a lost host gives failures."""
+        ...
+
+    def evaluate(self, session: Session, split: str, sites: Sequence[str], model: GlobalModel) -> Iterator[HostEvaluation]:
+        """One result a host that has sites among ``sites``, in fixed order."""
+        ...
+
+    def close(self) -> None:
+        """Let the actors go."""
+        ...
+
+
+@dataclass(frozen=True)
+class WorkerOptions:
+    """Resources of each actor, and its class."""
+
+    cpus: float
+    gpus: float
+    threads: int
+    worker: type[FederatedWorker] = FederatedWorker
+
+
+class _Host:
+    """One actor and what is known of its health."""
+
+    def __init__(self, sites: Sequence[SitePlan], options: WorkerOptions) -> None:
+        self.sites = tuple(site.name for site in sites)
+        self._plans = sites
+        self._options = options
+        self._actor = self._start()
+        self._lost = False
+        self._late: Any = None
+
+    def call(self, method: str, *arguments: object) -> Any:
+        """Dispatch a call; a reference to its result."""
+        return getattr(self._actor, method).remote(*arguments)
+
+    def available(self) -> str:
+        """Empty where the actor can take a call, else why not; waits for a lost actor to come back."""
+        if self._late is not None:
+            if not ray.wait([self._late], timeout=0)[0]:
+                return "still busy with an earlier round"
+            self._late = None
+        return self._revive() if self._lost else ""
+
+    def lose(self) -> None:
+        """Note that the actor died."""
+        self._lost = True
+
+    def overdue(self, reference: object) -> None:
+        """Note that a call goes on beyond the deadline: Ray does not end it."""
+        self._late = reference
+
+    def stop(self) -> None:
+        """End the actor."""
+        ray.kill(self._actor)
+
+    def _start(self) -> Any:
+        actor = ray.remote(self._options.worker).options(
+            num_cpus=self._options.cpus, num_gpus=self._options.gpus, max_restarts=-1, max_task_retries=0
+        )
+        return actor.remote(self._plans, self._options.threads)
+
+    def _revive(self) -> str:
+        end = monotonic() + _RESTART_S
+        while monotonic() < end:
+            try:
+                ray.get(self._actor.ping.remote(), timeout=max(0.1, end - monotonic()))
+            except ActorDiedError:
+                self._actor = self._start()
+            except (RayActorError, GetTimeoutError):
+                Flag().wait(_POLL_S / 5)
+            else:
+                self._lost = False
+                return ""
+        return f"its actor did not come back within {_RESTART_S:.0f} s"
+
+
+class RayHosts:
+    """The sites as Ray actors, one a host.
+
+    ``stopped`` is looked at while waiting; once set, waiting raises :class:`Stopped`.
+    """
+
+    def __init__(self, assignment: Sequence[Sequence[SitePlan]], options: WorkerOptions, deadline_s: float, stopped: Flag) -> None:
+        self._hosts = [_Host(sites, options) for sites in assignment]
+        self._deadline_s = deadline_s
+        self._stopped = stopped
+        self._sessions: dict[str, Any] = {}
+
+    def describe(self) -> tuple[SiteFacts, ...]:
+        """See :class:`Hosts`; a site's own error is raised as it is."""
+        calls = [host.call("describe") for host in self._hosts]
+        return tuple(facts for call in calls for facts in self._result(call, monotonic() + self._deadline_s))
+
+    def train(self, session: Session, task: RoundTask, start: GlobalModel) -> Iterator[HostResult]:
+        """See :class:`Hosts`."""
+        deadline = monotonic() + self._deadline_s
+        model = ray.put(start)
+        calls = []
+        for host in self._hosts:
+            part = replace(task, sites=tuple(item for item in task.sites if item.site in host.sites))
+            if part.sites:
+                names = [item.site for item in part.sites]
+                calls.append((host, names, self._dispatch(host, "train", self._reference(session), part, model)))
+        for host, names, call in calls:
+            result, reason = self._collect(host, call, deadline)
+            yield result or HostResult(None, (), _failures(names, reason))
+
+    def evaluate(self, session: Session, split: str, sites: Sequence[str], model: GlobalModel) -> Iterator[HostEvaluation]:
+        """See :class:`Hosts`; evaluation changes nothing, so a lost host is asked once more when it is back."""
+        deadline = monotonic() + self._deadline_s
+        reference = ray.put(model)
+
+        def ask(host: _Host) -> Any:
+            return self._dispatch(host, "evaluate", self._reference(session), split, tuple(sites), reference)
+
+        calls = [(host, ask(host)) for host in self._hosts if set(sites) & set(host.sites)]
+        for host, call in calls:
+            result, reason = self._collect(host, call, deadline)
+            for _ in range(1, _EVALUATION_TRIES):
+                if result is None:
+                    result, reason = self._collect(host, ask(host), deadline)
+            yield result or HostEvaluation({}, _failures([name for name in host.sites if name in sites], reason))
+
+    def close(self) -> None:
+        """See :class:`Hosts`."""
+        for host in self._hosts:
+            host.stop()
+
+    def _reference(self, session: Session) -> Any:
+        if session.id not in self._sessions:
+            self._sessions[session.id] = ray.put(session)
+        return self._sessions[session.id]
+
+    def _dispatch(self, host: _Host, method: str, *arguments: object) -> tuple[Any, str]:
+        reason = host.available()
+        if reason:
+            return None, reason
+        try:
+            return host.call(method, *arguments), ""
+        except RayActorError as error:
+            host.lose()
+            return None, _first_line(error)
+
+    def _collect(self, host: _Host, call: tuple[Any, str], deadline: float) -> tuple[Any, str]:
+        reference, reason = call
+        if reference is None:
+            return None, reason
+        try:
+            return self._result(reference, deadline), ""
+        except GetTimeoutError:
+            host.overdue(reference)
+            return None, f"not ready after {self._deadline_s:g} s (federation.round_deadline)"
+        except RayActorError:
+            host.lose()
+            return None, "its actor died; it comes back from its shard"
+        except RayError as error:
+            return None, _first_line(error) + "\n" + traceback.format_exc()
+
+    def _result(self, reference: Any, deadline: float) -> Any:
+        while not ray.wait([reference], timeout=_POLL_S)[0]:
+            if self._stopped.is_set():
+                raise Stopped
+            if monotonic() > deadline:
+                raise GetTimeoutError
+        try:
+            return ray.get(reference)
+        except PrimiaError as error:
+            raise (getattr(error, "cause", None) or error) from None
+
+
+def _failures(sites: Sequence[str], reason: str) -> tuple[SiteFailure, ...]:
+    line, _, trace = reason.partition("\n")
+    return tuple(SiteFailure(site, line, trace) for site in sites)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

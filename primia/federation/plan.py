@@ -1,0 +1,131 @@
+"""Which sites train, which only evaluate, which actor hosts whom, and how long a round is.
+
+The three modes are one mechanism. ``federated``: every site trains. ``pooled``: one site called
+``pooled`` trains on all shards as one. ``local``: one site trains. In all three every site evaluates on
+its own validation and test shards, so that results compare site by site.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from math import ceil
+from pathlib import Path
+
+from primia.config.settings import FederationSettings, RunSettings, TrainingSettings
+from primia.data.federation import FederatedData
+from primia.errors import ConfigError, DataError
+from primia.training.batches import steps_per_epoch
+
+POOLED = "pooled"
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class SitePlan:
+    """One site: the shards it holds and what it does with them.
+
+    ``trains``: takes part in rounds. ``selects``: its validation shard counts when the best model is chosen.
+    """
+
+    name: str
+    train: tuple[Path, ...]
+    validation: tuple[Path, ...]
+    test: tuple[Path, ...]
+    trains: bool
+    selects: bool
+
+    def shards(self, split: str) -> tuple[Path, ...]:
+        """Paths of one split's shards; empty where the site has none."""
+        return {"train": self.train, "validation": self.validation, "test": self.test}[split]
+
+
+def _paths(path: Path | None) -> tuple[Path, ...]:
+    return (path,) if path else ()
+
+
+def plan_sites(data: FederatedData, run: RunSettings) -> tuple[SitePlan, ...]:
+    """Sites of a run in fixed (name) order, training sites first.
+
+    A site that trains alone is selected by its own validation shard, or by the central one where it has
+    none: a hospital by itself has no other hospital's data to choose by.
+
+    Raises:
+        ConfigError: ``run.site`` names no site.
+        DataError: ``pooled`` is the name of a site; no site has training images.
+    """
+    owners = [site for site in data.sites if site.train]
+    names = [site.name for site in owners]
+    if not owners:
+        raise DataError("no site has training images; see `primia-ray data stats DIR`")
+    if run.mode == "local" and run.site not in names:
+        raise ConfigError(f"run.site = {run.site!r} is not a site of this data; sites: {', '.join(names)}")
+    if run.mode == "pooled" and POOLED in names:
+        raise DataError(f"a site is named {POOLED!r}, the name of the joined shards in pooled mode; rename its folder")
+
+    alone = next((site for site in owners if site.name == run.site), None) if run.mode == "local" else None
+    by_own = bool(alone and alone.validation)
+    plans = [
+        SitePlan(
+            name=site.name,
+            train=_paths(site.train),
+            validation=_paths(site.validation),
+            test=_paths(site.test),
+            trains=bool(site.train) and (run.mode == "federated" or (alone is not None and site.name == alone.name)),
+            selects=bool(site.validation) and (not by_own or (alone is not None and site.name == alone.name)),
+        )
+        for site in data.sites
+    ]
+    if run.mode == "pooled":
+        joined = tuple(path for site in owners for path in _paths(site.train))
+        plans.append(SitePlan(POOLED, joined, (), (), trains=True, selects=False))
+    if not any(plan.selects for plan in plans):
+        raise DataError("no site has validation images, so no model can be chosen; set data.validation_fraction above 0")
+    return tuple(sorted(plans, key=lambda plan: (not plan.trains, plan.name)))
+
+
+def assign_hosts(sites: Sequence[SitePlan], actors: int) -> tuple[tuple[SitePlan, ...], ...]:
+    """Deal sites to at most ``actors`` hosts, training sites first and evenly; every host has at least one."""
+    training = sum(site.trains for site in sites)
+    hosts = max(1, min(actors, training))
+    return tuple(tuple(sites[index::hosts]) for index in range(hosts))
+
+
+def actor_count(requested: int, training_sites: int, cores: int) -> int:
+    """Actors for the sites: those asked for, else one a site, at most 8 or the number of cores."""
+    return min(training_sites, requested or max(8, cores))
+
+
+def round_steps(
+    training_images: Mapping[str, int],
+    sites: Iterable[SitePlan],
+    federation: FederationSettings,
+    training: TrainingSettings,
+) -> dict[str, int]:
+    """Optimiser steps a round of each training site.
+
+    ``training_images`` holds every site that owns training images, whether it trains in this mode or not.
+    A federated site makes ``sync_every_n_batch`` steps, or ``local_epochs`` passes over its shard. The single
+    learner of the pooled and the local mode makes as many steps as all sites of the federation make
+    together in a round, so that the modes compare at equal optimisation steps.
+
+    Raises:
+        DataError: a training site has fewer images than one batch.
+    """
+    owners = {name: count for name, count in training_images.items() if name != POOLED}
+    for name in (site.name for site in sites if site.trains):
+        if training_images[name] < training.batch_size:
+            raise DataError(
+                f"site {name!r} has {training_images[name]} training images, fewer than training.batch_size = "
+                f"{training.batch_size}; lower the batch size or leave the site out"
+            )
+    own = {
+        name: federation.sync_every_n_batch or federation.local_epochs * steps_per_epoch(count, training.batch_size)
+        for name, count in owners.items()
+    }
+    drawn = min(federation.sites_per_round or len(own), len(own)) / len(own)
+    together = max(1, ceil(sum(own.values()) * drawn))
+    training_names = [site.name for site in sites if site.trains]
+    if len(training_names) == len(own):
+        return own
+    return dict.fromkeys(training_names, together)

@@ -1,0 +1,286 @@
+"""The round loop: broadcast, local work, sum, server step, validation, checkpoint.
+
+The loop knows no feature by name. What happens to an update is in the stages, what moves the model is the
+server optimiser, who takes part and when to stop are policies, who listens gets events.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from time import perf_counter
+
+from primia.errors import FederationError, TrainingError
+from primia.federation.checkpoint import Best, Checkpoints, Progress, RunState
+from primia.federation.events import Event, Notice, RoundFinished, RoundStarted, RunStarted, SiteFinished, SiteLeftOut
+from primia.federation.history import ALL_SITES, History, HistoryRow
+from primia.federation.hosts import Hosts
+from primia.federation.policies import RunPolicies
+from primia.federation.run_folder import RunFolder
+from primia.federation.server import build_server_optimizer
+from primia.federation.setup import Prepared, RunSetup
+from primia.federation.site import RoundTask, SiteFailure, SiteReport, SiteTask
+from primia.federation.stages import build_stages, decode
+from primia.federation.update import GlobalModel, UpdateSum
+from primia.training.evaluation import Evaluation
+
+Evaluations = Mapping[str, Evaluation]
+
+
+@dataclass
+class _Outcome:
+    """What came back in one round."""
+
+    total: UpdateSum = field(default_factory=UpdateSum)
+    reports: list[SiteReport] = field(default_factory=list)
+    failures: list[SiteFailure] = field(default_factory=list)
+
+    @property
+    def samples(self) -> int:
+        return sum(report.result.samples for report in self.reports)
+
+    @property
+    def loss(self) -> float:
+        """Mean training loss over all images of the round."""
+        return sum(report.result.loss * report.result.samples for report in self.reports) / max(1, self.samples)
+
+
+@dataclass(frozen=True)
+class _Validation:
+    pooled: Mapping[str, object]
+    sites: Mapping[str, Mapping[str, object]]
+
+    @property
+    def mcc(self) -> float:
+        return float(str(self.pooled["mcc"]))
+
+
+class RoundLoop:
+    """Runs the rounds of one federation; iterate over :meth:`run`, then read :attr:`state` and :attr:`status`.
+
+    ``status`` becomes ``complete``, or ``stopped`` where a policy ended the run early.
+    """
+
+    def __init__(self, setup: RunSetup, prepared: Prepared, hosts: Hosts, checkpoints: Checkpoints, state: RunState) -> None:
+        self.state = state
+        self.status = "complete"
+        self._setup = setup
+        self._prepared = prepared
+        self._hosts = hosts
+        self._checkpoints = checkpoints
+        self._federation = setup.settings.federation
+        self._policies = RunPolicies.of(self._federation, setup.settings.run.seed)
+        self._stages = build_stages(self._federation, prepared.flat)
+        self._server = build_server_optimizer(self._federation)
+        self._server.state = dict(state.server)
+        self._folder = RunFolder(setup.folder)
+        self._history = History.read(self._folder.history, state.model.round)
+        self._downloaded: dict[str, int] = {}
+
+    def run(self) -> Iterator[Event]:
+        """All rounds that are left.
+
+        Raises:
+            FederationError: fewer sites than the quorum delivered.
+            TrainingError: a site's loss is not finite.
+            RunError: a checkpoint cannot be written.
+            Stopped: somebody asked to stop; the last finished round is on disk.
+        """
+        rounds = self._federation.rounds
+        yield self._started()
+        if self.state.model.round == 0:
+            self._checkpoints.save(self.state)
+        try:
+            for round_ in range(self.state.model.round + 1, rounds + 1):
+                yield from self._round(round_)
+                stop = self._policies.stopping.decide(self.state.progress.validations_since_best)
+                if not stop.go_on:
+                    self.status = "stopped"
+                    yield Notice("info", f"stopped after round {round_}: {stop.reason}")
+                    break
+        finally:
+            self._checkpoints.flush()
+
+    def evaluate(self, split: str, sites: Sequence[str], model: GlobalModel) -> Generator[Event, None, Evaluations]:
+        """Metrics of a model at each named site that answers, in site order; a site that does not is left out, and said."""
+        evaluations: dict[str, Evaluation] = {}
+        for result in self._hosts.evaluate(self._prepared.session, split, sites, model):
+            evaluations |= result.evaluations
+            for failure in result.failures:
+                yield self._leave_out(model.round, failure, f"left out of {split}: {failure.reason}")
+        self._count_downloads(evaluations, model)
+        return {name: evaluations[name] for name in sites if name in evaluations}
+
+    def add_seconds(self, **phases: float) -> None:
+        """Book wall time, in seconds, to phases of the run."""
+        seconds = self.state.progress.seconds
+        self._set_progress(seconds={**seconds, **{phase: seconds.get(phase, 0.0) + spent for phase, spent in phases.items()}})
+
+    def _round(self, round_: int) -> Iterator[Event]:
+        start = perf_counter()
+        sites = self._policies.draw.draw(self._setup.training_sites, round_)
+        yield RoundStarted(round_, sites)
+        outcome = yield from self._train(round_, sites)
+        self._demand_quorum(round_, outcome, len(sites))
+        self.state = replace(self.state, model=self._next_model(outcome), server=dict(self._server.state))
+        trained = perf_counter()
+        validation = (yield from self._validate()) if self._is_due(round_) else None
+        is_best = validation is not None and self._remember_best(validation)
+        self.add_seconds(training=trained - start, validation=perf_counter() - trained)
+        seconds = perf_counter() - start
+        self._record(round_, outcome, validation, seconds)
+        self._checkpoints.save(self.state)
+        yield RoundFinished(
+            round=round_,
+            rounds=self._federation.rounds,
+            train_loss=outcome.loss,
+            learning_rate=outcome.reports[0].result.learning_rate,
+            seconds=seconds,
+            validation=validation.pooled if validation else None,
+            site_validation=validation.sites if validation else {},
+            is_best=is_best,
+        )
+
+    def _train(self, round_: int, sites: Sequence[str]) -> Generator[Event, None, _Outcome]:
+        outcome = _Outcome()
+        steps = self._prepared.steps
+        parts = tuple(SiteTask(name, (round_ - 1) * steps[name], steps[name]) for name in sites)
+        task = RoundTask(round_, self._federation.rounds, parts, keep=self._rounds_to_keep())
+        for result in self._hosts.train(self._prepared.session, task, self.state.model):
+            if result.update:
+                outcome.total.add(result.update)
+            for report in result.reports:
+                outcome.reports.append(report)
+                yield SiteFinished(round_, report.site, report.result.loss, report.result.seconds)
+            for failure in result.failures:
+                outcome.failures.append(failure)
+                yield self._leave_out(round_, failure, failure.reason)
+                if failure.fatal:
+                    raise TrainingError(f"{failure.reason}; the last good checkpoint is kept in {self._folder.path}")
+        self._count_downloads([report.site for report in outcome.reports], self.state.model)
+        return outcome
+
+    def _next_model(self, outcome: _Outcome) -> GlobalModel:
+        model, total = self.state.model, outcome.total.total
+        if total is None:
+            raise AssertionError("a quorum of at least one site delivered, so there is a sum")
+        mean = decode(self._stages, total, model)
+        return GlobalModel(model.round + 1, self._server.step(model.parameters, mean.parameters), mean.buffers)
+
+    def _validate(self) -> Generator[Event, None, _Validation]:
+        evaluations = yield from self.evaluate("validation", self._setup.selecting_sites, self.state.model)
+        if not evaluations:
+            raise FederationError(f"round {self.state.model.round}: no site could validate; {self._resume_hint()}")
+        classes = self._setup.classes
+        return _Validation(
+            pooled=pooled(evaluations).metrics(classes),
+            sites={name: evaluation.metrics(classes) for name, evaluation in evaluations.items()},
+        )
+
+    def _remember_best(self, validation: _Validation) -> bool:
+        """Keep the model where its MCC is at least the best so far; whether it was."""
+        is_best = self.state.best is None or validation.mcc > self.state.best.mcc
+        best = Best(self.state.model, validation.mcc, validation.pooled, validation.sites) if is_best else self.state.best
+        since = 0 if is_best else self.state.progress.validations_since_best + 1
+        self.state = replace(self.state, best=best, progress=replace(self.state.progress, validations_since_best=since))
+        return is_best
+
+    def _demand_quorum(self, round_: int, outcome: _Outcome, drawn: int) -> None:
+        decision = self._policies.quorum.decide(len(outcome.reports), drawn)
+        if not decision.go_on:
+            raise FederationError(f"round {round_}: {decision.reason}; round {round_ - 1} is checkpointed, {self._resume_hint()}")
+
+    def _resume_hint(self) -> str:
+        return f"go on with: primia-ray train --resume {self._folder.path}"
+
+    def _is_due(self, round_: int) -> bool:
+        return round_ % self._federation.validate_every == 0 or round_ == self._federation.rounds
+
+    def _rounds_to_keep(self) -> tuple[int, ...]:
+        """Rounds whose site states a resume or the final test may ask for; one more than checkpoints, since those lag behind."""
+        last = self.state.model.round
+        recent = range(max(0, last - self._setup.settings.run.keep_checkpoints), last + 1)
+        best = (self.state.best.model.round,) if self.state.best else ()
+        return (*recent, *best)
+
+    def _started(self) -> RunStarted:
+        return RunStarted(
+            folder=self._folder.path,
+            training_sites=self._setup.training_sites,
+            rounds=self._federation.rounds,
+            done=self.state.model.round,
+            parameters=self._prepared.flat.parameter_count,
+            steps=self._prepared.steps,
+        )
+
+    def _leave_out(self, round_: int, failure: SiteFailure, reason: str) -> SiteLeftOut:
+        progress = self.state.progress
+        fault = {"round": round_, "site": failure.site, "reason": reason}
+        self.state = replace(self.state, progress=replace(progress, faults=(*progress.faults, fault)))
+        return SiteLeftOut(round_, failure.site, reason, failure.traceback)
+
+    def _count_downloads(self, sites: Sequence[str] | Evaluations, model: GlobalModel) -> None:
+        """A site downloads each global model once, whether it trains from it, validates it, or both."""
+        new = [name for name in sites if self._downloaded.get(name) != model.round]
+        self._downloaded |= dict.fromkeys(new, model.round)
+        down = self.state.progress.down_bytes
+        self._set_progress(down_bytes={**down, **{name: down.get(name, 0) + model.nbytes for name in new}})
+
+    def _set_progress(self, **changes: object) -> None:
+        progress: Progress = replace(self.state.progress, **changes)  # type: ignore[arg-type]
+        self.state = replace(self.state, progress=progress)
+
+    def _record(self, round_: int, outcome: _Outcome, validation: _Validation | None, seconds: float) -> None:
+        up = dict(self.state.progress.up_bytes)
+        rows = []
+        for report in outcome.reports:
+            up[report.site] = up.get(report.site, 0) + report.upload_bytes
+            rows.append(self._site_row(round_, report, validation))
+        self._set_progress(up_bytes=up)
+        rows += [HistoryRow(round_, failure.site, failure.reason) for failure in outcome.failures]
+        rows.append(self._pooled_row(round_, outcome, validation, seconds))
+        self._history.add(rows)
+        self._history.write(self._folder.history)
+
+    def _site_row(self, round_: int, report: SiteReport, validation: _Validation | None) -> HistoryRow:
+        result = report.result
+        row = HistoryRow(
+            round=round_,
+            site=report.site,
+            samples=result.samples,
+            steps=result.steps,
+            train_loss=result.loss,
+            learning_rate=result.learning_rate,
+            seconds=result.seconds,
+            up_bytes=report.upload_bytes,
+            down_bytes=self.state.model.nbytes,
+        )
+        return _with_validation(row, validation.sites.get(report.site) if validation else None)
+
+    def _pooled_row(self, round_: int, outcome: _Outcome, validation: _Validation | None, seconds: float) -> HistoryRow:
+        results = [report.result for report in outcome.reports]
+        row = HistoryRow(
+            round=round_,
+            site=ALL_SITES,
+            samples=outcome.samples,
+            steps=sum(result.steps for result in results),
+            train_loss=outcome.loss,
+            learning_rate=results[0].learning_rate,
+            seconds=seconds,
+            up_bytes=sum(report.upload_bytes for report in outcome.reports),
+            down_bytes=self.state.model.nbytes * len(results),
+        )
+        return _with_validation(row, validation.pooled if validation else None)
+
+
+def pooled(evaluations: Evaluations) -> Evaluation:
+    """Sum over sites: metrics over all their images together."""
+    first, *rest = evaluations.values()
+    return sum(rest, start=first)
+
+
+def _with_validation(row: HistoryRow, metrics: Mapping[str, object] | None) -> HistoryRow:
+    if metrics is None:
+        return row
+    mcc, accuracy, loss = (float(str(metrics[name])) for name in ("mcc", "accuracy", "loss"))
+    return replace(row, validation_mcc=mcc, validation_accuracy=accuracy, validation_loss=loss)

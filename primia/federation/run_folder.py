@@ -1,0 +1,137 @@
+"""The run folder: one ``.ini`` in, one folder out."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from primia.config.reader import dump_config, load_config
+from primia.config.settings import Settings
+from primia.errors import RunError
+from primia.files import atomic_text
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths of a run, and the few files that are written whole."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """The resolved settings."""
+        return self.path / "config.ini"
+
+    @property
+    def summary(self) -> Path:
+        """The results."""
+        return self.path / "summary.json"
+
+    @property
+    def data(self) -> Path:
+        """What the run was trained on: the fingerprint that a resume compares."""
+        return self.path / "data.json"
+
+    @property
+    def history(self) -> Path:
+        """A row per round and site."""
+        return self.path / "rounds.parquet"
+
+    @property
+    def checkpoints(self) -> Path:
+        """One checkpoint a round."""
+        return self.path / "checkpoints"
+
+    @property
+    def sites(self) -> Path:
+        """What sites keep for themselves (FedBN, optimiser state), one folder a site."""
+        return self.path / "sites"
+
+    @property
+    def tensorboard(self) -> Path:
+        """TensorBoard's event files."""
+        return self.path / "tensorboard"
+
+    @property
+    def log(self) -> Path:
+        """Everything that happened, with tracebacks."""
+        return self.path / "run.log"
+
+    @classmethod
+    def create(cls, path: Path, settings: Settings, fingerprint: str) -> RunFolder:
+        """Make a new run folder.
+
+        Raises:
+            RunError: it exists already, or cannot be written.
+        """
+        if path.exists():
+            raise RunError(f"run folder {path} exists already; give another --name, or go on with it: primia-ray train --resume {path}")
+        folder = cls(path)
+        try:
+            path.mkdir(parents=True)
+        except OSError as error:
+            raise RunError(f"cannot make run folder {path}: {error.strerror}; give another --output") from None
+        try:
+            atomic_text(folder.config, dump_config(settings))
+            atomic_text(folder.data, json.dumps({"fingerprint": fingerprint}))
+        except BaseException:
+            folder.remove()
+            raise
+        return folder
+
+    @classmethod
+    def open(cls, path: Path) -> RunFolder:
+        """An existing run folder.
+
+        Raises:
+            RunError: it is missing, or is not one.
+        """
+        folder = cls(path)
+        if not folder.config.is_file():
+            raise RunError(f"{path} is not a run folder: it has no config.ini")
+        return folder
+
+    def settings(self) -> Settings:
+        """The settings that the run was started with."""
+        return load_config(self.config)
+
+    def fingerprint(self) -> str:
+        """Fingerprint of the data that the run was started with."""
+        return str(json.loads(self.data.read_text())["fingerprint"])
+
+    def write_summary(self, summary: Mapping[str, object]) -> None:
+        """Write ``summary.json``; numbers that are not finite become null."""
+        atomic_text(self.summary, json.dumps(summary, indent=1, allow_nan=False) + "\n")
+
+    def read_summary(self) -> dict[str, object]:
+        """Read ``summary.json``.
+
+        Raises:
+            RunError: the run is not finished.
+        """
+        try:
+            document: dict[str, object] = json.loads(self.summary.read_text())
+        except FileNotFoundError:
+            raise RunError(f"{self.path} has no summary.json: the run is not finished; primia-ray train --resume {self.path}") from None
+        return document
+
+    def remove(self) -> None:
+        """Remove the folder: for a run that failed before its first checkpoint."""
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    @contextmanager
+    def logging(self) -> Iterator[logging.Logger]:
+        """A logger that appends to ``run.log``."""
+        logger = logging.Logger(f"primia.run.{self.path.name}", logging.INFO)
+        handler = logging.FileHandler(self.log)
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        logger.addHandler(handler)
+        try:
+            yield logger
+        finally:
+            handler.close()

@@ -1,0 +1,87 @@
+"""``summary.json``: the results of a run, and what it took."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from importlib.metadata import version
+
+from primia.federation.checkpoint import RunState
+from primia.federation.rounds import Evaluations, pooled
+from primia.federation.setup import Prepared, RunSetup
+
+_PACKAGES = ("primia", "torch", "torchvision", "ray", "numpy", "pyarrow", "torchmetrics")
+
+Metrics = Mapping[str, object]
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that a result depends on."""
+    return {"python": platform.python_version()} | {name: version(name) for name in _PACKAGES}
+
+
+def build_summary(setup: RunSetup, prepared: Prepared, state: RunState, tested: Evaluations, status: str) -> dict[str, object]:
+    """The document of a finished run; ``tested`` are the best model's evaluations on each site's test shard."""
+    if state.best is None:
+        raise AssertionError("the last round is always validated, so there is a best model")
+    best = state.best
+    test_sites = {name: evaluation.metrics(setup.classes) for name, evaluation in tested.items()}
+    sites = _sites(setup, prepared, best.sites, test_sites)
+    settings = setup.settings
+    return {
+        "name": setup.folder.name,
+        "mode": settings.run.mode,
+        "seed": settings.run.seed,
+        "status": status,
+        "rounds": state.model.round,
+        "best_round": best.model.round,
+        "synthetic": setup.synthetic,
+        "validation": best.validation,
+        "test": pooled(tested).metrics(setup.classes) if tested else None,
+        "sites": sites,
+        "worst_site": _worst(test_sites or best.sites),
+        "timing": {"total": sum(state.progress.seconds.values()), **state.progress.seconds},
+        "communication": _communication(state),
+        "model": {"name": settings.model.name, "parameters": prepared.flat.parameter_count},
+        "data": {
+            "classes": list(setup.classes),
+            "image_size": setup.image_size,
+            "channels": setup.channels,
+            "skipped": list(setup.skipped),
+            "counts": prepared.class_counts,
+        },
+        "faults": [dict(fault) for fault in state.progress.faults],
+        "versions": versions(),
+        "config": settings.model_dump(mode="json"),
+    }
+
+
+def _sites(setup: RunSetup, prepared: Prepared, validation: Mapping[str, Metrics], test: Mapping[str, Metrics]) -> dict[str, object]:
+    train = prepared.class_counts["train"]
+    return {
+        site.name: {
+            "validation": validation.get(site.name),
+            "test": test.get(site.name),
+            "train_images": sum(train.get(site.name, {}).values()),
+        }
+        for site in setup.sites
+        if site.name in train or site.name in validation or site.name in test
+    }
+
+
+def _worst(sites: Mapping[str, Metrics]) -> dict[str, object] | None:
+    """The site with the lowest MCC."""
+    scored = [(float(str(metrics["mcc"])), name) for name, metrics in sites.items()]
+    if not scored:
+        return None
+    mcc, name = min(scored)
+    return {"name": name, "mcc": mcc}
+
+
+def _communication(state: RunState) -> dict[str, object]:
+    up, down = state.progress.up_bytes, state.progress.down_bytes
+    return {
+        "up_bytes": sum(up.values()),
+        "down_bytes": sum(down.values()),
+        "sites": {name: {"up_bytes": up.get(name, 0), "down_bytes": down.get(name, 0)} for name in sorted({*up, *down})},
+    }

@@ -1,0 +1,1 @@
+"""Prediction with a trained model, in the clear and encrypted."""

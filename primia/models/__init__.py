@@ -1,0 +1,1 @@
+"""Networks: the registry, the flat vector, the model file."""

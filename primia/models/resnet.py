@@ -1,0 +1,22 @@
+"""torchvision's ResNet-18 with a choice of channels, stem pooling and normalisation."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from torch import nn
+from torchvision.models import resnet18
+
+from primia.config.settings import ModelSettings
+from primia.models.norm import norm_layer
+
+
+def build_resnet18(settings: ModelSettings, *, classes: int, channels: int) -> nn.Module:
+    """ResNet-18 from scratch; input ``(B, channels, H, W)`` with H, W >= 32."""
+    model: nn.Module = resnet18(num_classes=classes, norm_layer=partial(norm_layer, settings.normalisation))
+    if channels != 3:
+        model.conv1 = nn.Conv2d(channels, 64, 7, stride=2, padding=3, bias=False)
+        nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
+    if settings.pooling == "avg":
+        model.maxpool = nn.AvgPool2d(3, stride=2, padding=1)
+    return model

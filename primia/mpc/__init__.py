@@ -1,0 +1,1 @@
+"""Encrypted inference: function secret sharing and the three roles as state machines."""

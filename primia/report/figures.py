@@ -1,0 +1,205 @@
+"""Pictures for the HTML pages, as SVG text: white background, legible in print and in grey."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+from matplotlib import style
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+
+from primia.report.results import RoundResult
+
+SITE_LINE_LIMIT = 8
+"""Up to so many sites have lines of their own; more are drawn as the band from the lowest to the highest."""
+
+_INK = "#1f2933"
+_GRID = "#e3e7eb"
+_POOLED = "#1f2933"
+_SITES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a5195", "#8c6d31")
+_DASHES = ("-", "--", "-.", ":")
+_STYLE = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "primia",
+    "text.parse_math": False,
+    "font.size": 9,
+    "text.color": _INK,
+    "axes.edgecolor": "#9aa5b1",
+    "axes.labelcolor": _INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": _GRID,
+    "xtick.color": "#52606d",
+    "ytick.color": "#52606d",
+    "legend.frameon": False,
+}
+_TEXT_CELLS = 15
+
+Points = tuple[Sequence[int], Sequence[float]]
+
+
+def training_curves(rounds: Sequence[RoundResult], best_round: int) -> str:
+    """Training loss and validation MCC by round: sites thin, all sites bold, the best round marked."""
+    with _figure(8.6, 3.5) as (figure, svg):
+        loss, mcc = figure.subplots(1, 2)
+        _draw_sites(loss, _by_site(rounds, "train_loss"))
+        _draw_sites(mcc, _by_site(rounds, "validation_mcc"))
+        _draw_pooled(loss, [(item.round, item.train_loss) for item in rounds])
+        _draw_pooled(mcc, [(item.round, item.validation_mcc) for item in rounds])
+        _mark_best(mcc, rounds, best_round)
+        for axes, title in ((loss, "training loss"), (mcc, "validation MCC")):
+            axes.set_title(title, loc="left", fontsize=10, fontweight="bold")
+            axes.set_xlabel("round")
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        loss.set_ylim(bottom=0)
+        handles = {label: handle for axes in (loss, mcc) for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=5)
+    return svg.getvalue()
+
+
+def learning_rate_curve(rounds: Sequence[RoundResult]) -> str | None:
+    """Learning rate at the end of each round; None where it never changes."""
+    rates = [(item.round, item.learning_rate) for item in rounds if item.learning_rate]
+    values = [rate for _, rate in rates]
+    if len(set(values)) < 2:
+        return None
+    with _figure(8.6, 1.7) as (figure, svg):
+        axes = figure.subplots()
+        axes.plot(*zip(*rates, strict=True), color=_POOLED, marker="o", markersize=3)
+        axes.set_title("learning rate", loc="left", fontsize=10, fontweight="bold")
+        axes.set_xlabel("round")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        if max(values) > 20 * min(values):
+            axes.set_yscale("log")
+    return svg.getvalue()
+
+
+def confusion_matrix(confusion: Sequence[Sequence[int]], classes: Sequence[str]) -> str:
+    """Rows: truth, columns: prediction; shade: share of the row; counts in the cells, with shares for few classes."""
+    counts = np.asarray(confusion, dtype=np.int64)
+    shares = counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
+    side = min(7.0, 1.3 + 0.68 * len(classes))
+    with _figure(side + 0.5, side) as (figure, svg):
+        axes = figure.subplots()
+        axes.imshow(shares, cmap="Blues", vmin=0.0, vmax=1.0)
+        axes.grid(visible=False)
+        ticks = range(len(classes))
+        short = [_shorten(name) for name in classes]
+        turned = max(map(len, short)) > 9 or len(short) > 6
+        axes.set_xticks(ticks, short, rotation=35 if turned else 0, ha="right" if turned else "center")
+        axes.set_yticks(ticks, short)
+        axes.set_xlabel("predicted")
+        axes.set_ylabel("truth")
+        if len(classes) <= _TEXT_CELLS:
+            _write_cells(axes, counts, shares)
+    return svg.getvalue()
+
+
+def score_dots(groups: Mapping[str, Sequence[float]], label: str) -> str:
+    """One row a group: a dot for each run, a bar for the mean."""
+    with _figure(8.6, 0.9 + 0.38 * len(groups)) as (figure, svg):
+        axes = figure.subplots()
+        for row, scores in enumerate(groups.values()):
+            axes.plot(scores, [row] * len(scores), "o", color=_SITES[0], alpha=0.75, markersize=6)
+            axes.plot([float(np.mean(scores))], [row], "|", color=_INK, markersize=18, markeredgewidth=2)
+        axes.set_yticks(range(len(groups)), [_shorten(name, 48) for name in groups])
+        axes.set_ylim(len(groups) - 0.5, -0.5)
+        axes.set_xlabel(label)
+    return svg.getvalue()
+
+
+@contextmanager
+def _figure(width_inches: float, height_inches: float) -> Iterator[tuple[Figure, io.StringIO]]:
+    """A figure, and the buffer that holds its SVG once the block is left; no global pyplot state."""
+    svg = io.StringIO()
+    with style.context(_STYLE):
+        figure = Figure(figsize=(width_inches, height_inches), layout="constrained")
+        yield figure, svg
+        figure.savefig(svg, format="svg", metadata={"Date": None})
+
+
+def _by_site(rounds: Sequence[RoundResult], field: str) -> dict[str, Points]:
+    series: dict[str, tuple[list[int], list[float]]] = {}
+    for item in rounds:
+        for name, site in item.sites.items():
+            value = getattr(site, field)
+            if value is not None:
+                xs, ys = series.setdefault(name, ([], []))
+                xs.append(item.round)
+                ys.append(value)
+    return dict(series)
+
+
+def _draw_sites(axes: Axes, series: Mapping[str, Points]) -> None:
+    if len(series) > SITE_LINE_LIMIT:
+        _draw_band(axes, series)
+    elif len(series) > 1:
+        for index, (name, (xs, ys)) in enumerate(sorted(series.items())):
+            axes.plot(
+                xs,
+                ys,
+                color=_SITES[index],
+                linestyle=_DASHES[index % len(_DASHES)],
+                linewidth=1.1,
+                label=_shorten(name),
+                marker=_marker(xs),
+                markersize=4,
+            )
+
+
+def _draw_band(axes: Axes, series: Mapping[str, Points]) -> None:
+    values: dict[int, list[float]] = {}
+    for xs, ys in series.values():
+        for x, y in zip(xs, ys, strict=True):
+            values.setdefault(x, []).append(y)
+    rounds = sorted(values)
+    lowest, highest = [min(values[x]) for x in rounds], [max(values[x]) for x in rounds]
+    axes.fill_between(rounds, lowest, highest, color=_SITES[5], alpha=0.35, linewidth=0, label="lowest to highest site")
+
+
+def _draw_pooled(axes: Axes, points: Sequence[tuple[int, float | None]]) -> None:
+    known = [(x, y) for x, y in points if y is not None]
+    xs, ys = [x for x, _ in known], [y for _, y in known]
+    axes.plot(xs, ys, color=_POOLED, linewidth=2.4, label="all sites", marker=_marker(xs), markersize=4)
+
+
+def _marker(xs: Sequence[int]) -> str:
+    """A single point has no line, so it needs a marker."""
+    return "o" if len(xs) == 1 else ""
+
+
+def _mark_best(axes: Axes, rounds: Sequence[RoundResult], best_round: int) -> None:
+    best = next((item.validation_mcc for item in rounds if item.round == best_round), None)
+    if best is None:
+        return
+    axes.axvline(best_round, color="#9aa5b1", linewidth=1, linestyle=(0, (2, 2)), zorder=1)
+    axes.plot([best_round], [best], "o", markersize=7, color="white", markeredgecolor=_POOLED, markeredgewidth=2, zorder=5)
+    late = best_round > rounds[len(rounds) // 2].round
+    axes.annotate(
+        f"best: round {best_round}, {best:.3f}",
+        (best_round, 0),
+        xycoords=("data", "axes fraction"),
+        xytext=(-5 if late else 5, 5),
+        textcoords="offset points",
+        ha="right" if late else "left",
+        va="bottom",
+    )
+
+
+def _write_cells(axes: Axes, counts: NDArray[np.int64], shares: NDArray[np.float64]) -> None:
+    few = len(counts) <= 6
+    for (row, column), number in np.ndenumerate(counts):
+        share = shares[row, column]
+        text = f"{number:,}\n{100 * share:.0f} %" if few else f"{number:,}"
+        axes.text(column, row, text, ha="center", va="center", fontsize=9 if few else 8, color="white" if share > 0.55 else _INK)
+
+
+def _shorten(name: str, length: int = 22) -> str:
+    return name if len(name) <= length else name[: length - 1] + "…"

@@ -1,0 +1,105 @@
+"""A finished run folder, read: its summary, its rounds, and the fingerprint of its data."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import ValidationError
+
+from primia.errors import RunError
+from primia.report.summary import RunSummary
+
+_ALL_SITES = "all"
+_COLUMNS = ["round", "site", "status", "steps", "train_loss", "learning_rate", "seconds", "validation_mcc"]
+
+
+@dataclass(frozen=True)
+class SiteRound:
+    """One site's part in a round; ``status`` is ``ok`` or why it was left out."""
+
+    status: str
+    steps: int
+    train_loss: float | None
+    validation_mcc: float | None
+
+
+@dataclass(frozen=True)
+class RoundResult:
+    """One round over all sites; ``validation_mcc`` is None where the round was not validated; wall time in seconds."""
+
+    round: int
+    train_loss: float | None
+    learning_rate: float | None
+    seconds: float | None
+    validation_mcc: float | None
+    sites: Mapping[str, SiteRound]
+
+
+@dataclass(frozen=True)
+class RunResults:
+    """What a run folder holds for a report."""
+
+    path: Path
+    summary: RunSummary
+    rounds: tuple[RoundResult, ...]
+    fingerprint: str | None
+
+    @classmethod
+    def read(cls, path: Path) -> RunResults:
+        """Read a finished run.
+
+        Raises:
+            RunError: the folder is missing, is no run folder, is not finished, or holds a file that cannot be read.
+        """
+        return cls(path, _read_summary(path), _read_rounds(path / "rounds.parquet"), _read_fingerprint(path / "data.json"))
+
+    @property
+    def steps(self) -> int:
+        """Optimisation steps of all sites in all rounds."""
+        return sum(site.steps for round_ in self.rounds for site in round_.sites.values())
+
+
+def _read_summary(path: Path) -> RunSummary:
+    if not path.is_dir():
+        raise RunError(f"there is no run folder {path}; see what `ls {path.parent}` shows")
+    file = path / "summary.json"
+    if not file.is_file():
+        if (path / "config.ini").is_file():
+            raise RunError(f"{path} has no summary.json: the run is not finished; go on with: primia-ray train --resume {path}")
+        raise RunError(f"{path} is not a run folder: it has neither config.ini nor summary.json")
+    try:
+        return RunSummary.model_validate_json(file.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "document"
+        raise RunError(f"{file} cannot be read ({where}: {first['msg']}); was it changed by hand?") from None
+
+
+def _read_rounds(file: Path) -> tuple[RoundResult, ...]:
+    try:
+        rows = pq.read_table(file, columns=_COLUMNS, partitioning=None).to_pylist()
+    except (OSError, pa.ArrowException) as error:
+        raise RunError(f"{file} cannot be read ({str(error).splitlines()[0]}); was the run folder copied whole?") from None
+    sites: dict[int, dict[str, SiteRound]] = {}
+    for row in rows:
+        if row["site"] != _ALL_SITES:
+            sites.setdefault(row["round"], {})[row["site"]] = SiteRound(
+                row["status"], row["steps"], row["train_loss"], row["validation_mcc"]
+            )
+    return tuple(
+        RoundResult(
+            row["round"], row["train_loss"], row["learning_rate"], row["seconds"], row["validation_mcc"], sites.get(row["round"], {})
+        )
+        for row in sorted(rows, key=lambda row: int(row["round"]))
+        if row["site"] == _ALL_SITES
+    )
+
+
+def _read_fingerprint(file: Path) -> str | None:
+    """None for a folder without ``data.json``, as those made by hand are."""
+    return str(json.loads(file.read_text())["fingerprint"]) if file.is_file() else None

@@ -1,0 +1,1 @@
+"""Secure aggregation: ring, masks and the two roles as state machines."""

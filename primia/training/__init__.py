@@ -1,0 +1,1 @@
+"""One site's local work: learner, schedules, batches, evaluation."""

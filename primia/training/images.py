@@ -1,0 +1,23 @@
+"""From a dataset's bytes to a network's input."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from primia.data.shard import Dataset
+from primia.data.statistics import Normalisation
+
+
+def unit_images(data: Dataset, index: NDArray[np.int64], device: torch.device) -> Tensor:
+    """The images at ``index`` as floats from 0 to 1, ``(k, C, H, W)``."""
+    return torch.from_numpy(data.gather(index)).to(device).float().div_(255)
+
+
+def normalised(images: Tensor, normalisation: Normalisation) -> Tensor:
+    """Images with zero mean and unit deviation by ``normalisation``, in the memory format that convolutions like best."""
+    mean = torch.tensor(normalisation.mean, device=images.device).view(1, -1, 1, 1)
+    std = torch.tensor(normalisation.std, device=images.device).view(1, -1, 1, 1)
+    return ((images - mean) / std).contiguous(memory_format=torch.channels_last)

@@ -1,0 +1,70 @@
+"""The text form of values."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from primia.config.fields import form_of, keys, parse, render, uncomment, value_of
+from primia.config.settings import Settings
+
+
+@pytest.mark.parametrize(
+    ("written", "value"),
+    [
+        ("5", "5"),
+        ("5   # five", "5"),
+        ("5\t; five", "5"),
+        ("# nothing", ""),
+        ("a#b;c", "a#b;c"),
+        ('"ward #2"', "ward #2"),
+        ('"ward #2"  # the second', "ward #2"),
+        ('"say ""yes"""', 'say "yes"'),
+        ('" x "', " x "),
+        ('"a" b', '"a" b'),
+    ],
+)
+def test_comments_and_quotes(written: str, value: str) -> None:
+    assert uncomment(written) == value
+
+
+@pytest.mark.parametrize(
+    ("key", "allowed"),
+    [
+        ("training.optimizer", "one of sgd, adam, adamw"),
+        ("data.channels", "one of 1, 3"),
+        ("training.batch_size", "a whole number >= 1"),
+        ("training.momentum", "a number >= 0 and < 1"),
+        ("training.end_learning_rate", "a number > 0, or empty"),
+        ("training.class_weights", "yes or no"),
+        ("data.path", "a path, or empty"),
+        ("data.classes", "names, comma-separated"),
+        ("run.site", "text"),
+        ("model.pretrained", "no, imagenet or a file"),
+        ("run.seed", "a whole number >= 0 and < 2^63"),
+    ],
+)
+def test_what_is_allowed_in_words(key: str, allowed: str) -> None:
+    assert form_of(key).allowed == allowed
+
+
+def test_every_key_has_a_form_and_a_value() -> None:
+    settings = Settings()
+    for key in keys():
+        assert form_of(key).allowed
+        value_of(settings, key)
+
+
+def test_parse_makes_what_the_model_cannot_make_from_text() -> None:
+    assert parse("3", "data.channels") == 3
+    assert parse("a , b", "data.classes") == ["a", "b"]
+    assert parse("~/scans", "data.path") == Path.home() / "scans"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(True, "yes"), (False, "no"), (None, ""), (("a", "b"), "a, b"), (1e-3, "0.001"), ("a #b", '"a #b"'), (Path("x y"), "x y")],
+)
+def test_render(value: object, text: str) -> None:
+    assert render(value) == text

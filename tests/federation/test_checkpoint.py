@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from primia.errors import RunError
+from primia.federation.checkpoint import Best, Checkpoints, Progress, RunState
+from primia.federation.update import GlobalModel
+
+
+def model(round_: int) -> GlobalModel:
+    return GlobalModel(round_, np.full(1000, round_, dtype=np.float32), np.full(4, round_, dtype=np.float32))
+
+
+def state(round_: int, best: int) -> RunState:
+    return RunState(
+        model=model(round_),
+        server={"momentum": np.arange(1000, dtype=np.float32) * round_},
+        best=Best(model(best), 0.1 * best, {"mcc": 0.1 * best}, {"a": {"mcc": 0.2}}),
+        progress=Progress(2, {"a": 7}, {"a": 9}, {"training": 1.5}, ({"round": 1, "site": "b", "reason": "gone"},)),
+    )
+
+
+def saved(folder: Path, rounds: int = 3) -> Checkpoints:
+    checkpoints = Checkpoints(folder, keep=2)
+    for round_ in range(1, rounds + 1):
+        checkpoints.save(state(round_, best=min(round_, 2)))
+    checkpoints.flush()
+    return checkpoints
+
+
+def test_everything_comes_back(tmp_path: Path) -> None:
+    loaded, complaints = saved(tmp_path).load_latest()
+    expected = state(3, best=2)
+    assert loaded is not None and not complaints
+    assert loaded.model.round == 3 and np.array_equal(loaded.model.parameters, expected.model.parameters)
+    assert np.array_equal(loaded.server["momentum"], expected.server["momentum"])
+    assert loaded.best is not None and expected.best is not None
+    assert loaded.best.model.round == 2 and np.array_equal(loaded.best.model.parameters, expected.best.model.parameters)
+    assert (loaded.best.mcc, loaded.best.validation, loaded.best.sites) == (expected.best.mcc, {"mcc": 0.2}, {"a": {"mcc": 0.2}})
+    assert loaded.progress == expected.progress
+
+
+def test_only_the_last_ones_and_the_best_are_kept(tmp_path: Path) -> None:
+    saved(tmp_path, rounds=5)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "best-000002.safetensors",
+        "round-000004.json",
+        "round-000004.safetensors",
+        "round-000005.json",
+        "round-000005.safetensors",
+    ]
+
+
+@pytest.mark.parametrize("damage", ["cut", "flip", "missing", "json"])
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path: Path, damage: str) -> None:
+    checkpoints = saved(tmp_path)
+    vectors = tmp_path / "round-000003.safetensors"
+    data = bytearray(vectors.read_bytes())
+    if damage == "cut":
+        vectors.write_bytes(data[:-100])
+    elif damage == "flip":
+        data[-5] ^= 1
+        vectors.write_bytes(data)
+    elif damage == "missing":
+        vectors.unlink()
+    else:
+        (tmp_path / "round-000003.json").write_text('{"round": 3')
+    loaded, complaints = checkpoints.load_latest()
+    assert loaded is not None and loaded.model.round == 2
+    assert len(complaints) == 1 and "round 3" in complaints[0]
+    checkpoints.save(state(3, best=2))
+    checkpoints.flush()
+    again, complaints = checkpoints.load_latest()
+    assert again is not None and again.model.round == 3 and not complaints
+
+
+def test_no_checkpoint_is_none(tmp_path: Path) -> None:
+    assert Checkpoints(tmp_path / "none", 2).load_latest() == (None, [])
+
+
+def test_a_failed_write_is_raised_at_the_next_call(tmp_path: Path) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("in the way")
+    checkpoints = Checkpoints(blocked / "checkpoints", 2)
+    checkpoints.save(state(1, best=1))
+    with pytest.raises((RunError, OSError)):
+        checkpoints.flush()

@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from primia.config.settings import FederationSettings, RunSettings, TrainingSettings
+from primia.data.federation import FederatedData, SiteShards
+from primia.errors import ConfigError, DataError
+from primia.federation.plan import actor_count, assign_hosts, plan_sites, round_steps
+
+
+def data(*sites: SiteShards) -> FederatedData:
+    return FederatedData(
+        sites=sites, classes=("a", "b"), channels=1, image_size=8, synthetic=False, skipped=(), fingerprint="f", warnings=()
+    )
+
+
+def site(name: str, splits: str = "train validation test") -> SiteShards:
+    return SiteShards(name, *(Path(name) / split if split in splits.split() else None for split in ("train", "validation", "test")))
+
+
+def test_federated_every_owner_trains_and_selects() -> None:
+    plans = plan_sites(data(site("b"), site("a"), site("central", "validation test")), RunSettings())
+    assert [(plan.name, plan.trains, plan.selects) for plan in plans] == [("a", True, True), ("b", True, True), ("central", False, True)]
+
+
+def test_pooled_one_site_trains_on_all_shards_in_name_order() -> None:
+    plans = plan_sites(data(site("a"), site("b")), RunSettings(mode="pooled"))
+    assert [(plan.name, plan.trains, plan.selects) for plan in plans] == [("pooled", True, False), ("a", False, True), ("b", False, True)]
+    assert plans[0].train == (Path("a/train"), Path("b/train"))
+
+
+def test_local_one_site_trains_and_selects_by_its_own_validation() -> None:
+    plans = plan_sites(data(site("a"), site("b"), site("central", "validation")), RunSettings(mode="local", site="b"))
+    assert [(plan.name, plan.trains, plan.selects) for plan in plans] == [("b", True, True), ("a", False, False), ("central", False, False)]
+
+
+def test_local_without_own_validation_selects_by_the_central_one() -> None:
+    plans = plan_sites(data(site("a", "train"), site("b", "train"), site("central", "validation")), RunSettings(mode="local", site="b"))
+    assert [plan.name for plan in plans if plan.selects] == ["central"]
+
+
+def test_bad_plans_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"'c' is not a site.*a, b"):
+        plan_sites(data(site("a"), site("b")), RunSettings(mode="local", site="c"))
+    with pytest.raises(DataError, match="named 'pooled'"):
+        plan_sites(data(site("pooled"), site("b")), RunSettings(mode="pooled"))
+    with pytest.raises(DataError, match="no site has validation images"):
+        plan_sites(data(site("a", "train")), RunSettings())
+    with pytest.raises(DataError, match="no site has training images"):
+        plan_sites(data(site("a", "test")), RunSettings())
+
+
+def test_hosts_share_sites_evenly_and_fixedly() -> None:
+    plans = plan_sites(data(*(site(f"s{index:03d}") for index in range(10)), site("central", "validation")), RunSettings())
+    hosts = assign_hosts(plans, 4)
+    assert [len(host) for host in hosts] == [3, 3, 3, 2]
+    assert sorted(plan.name for host in hosts for plan in host) == sorted(plan.name for plan in plans)
+    assert len(assign_hosts(plans, 100)) == 10
+    assert (actor_count(0, 3, 2), actor_count(0, 1000, 2), actor_count(0, 1000, 64), actor_count(5, 3, 2)) == (3, 8, 64, 3)
+
+
+def test_steps_of_a_round() -> None:
+    images = {"a": 100, "b": 33}
+    training = TrainingSettings(batch_size=10)
+    federated = plan_sites(data(site("a"), site("b")), RunSettings())
+    pooled = plan_sites(data(site("a"), site("b")), RunSettings(mode="pooled"))
+    local = plan_sites(data(site("a"), site("b")), RunSettings(mode="local", site="b"))
+    assert round_steps(images, federated, FederationSettings(), training) == {"a": 10, "b": 4}
+    assert round_steps(images, federated, FederationSettings(local_epochs=2), training) == {"a": 20, "b": 8}
+    assert round_steps(images, federated, FederationSettings(sync_every_n_batch=3), training) == {"a": 3, "b": 3}
+    assert round_steps({**images, "pooled": 133}, pooled, FederationSettings(), training) == {"pooled": 14}
+    assert round_steps(images, local, FederationSettings(), training) == {"b": 14}
+    assert round_steps(images, local, FederationSettings(sites_per_round=1), training) == {"b": 7}

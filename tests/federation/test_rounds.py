@@ -1,0 +1,211 @@
+"""The round loop on a real tiny federation, in one process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from primia.errors import DataError, FederationError, TrainingError
+from primia.federation.checkpoint import Checkpoints, RunState
+from primia.federation.driver import run_federation
+from primia.federation.events import Event, RoundFinished, RunFinished, SiteLeftOut
+from primia.federation.plan import assign_hosts
+from primia.federation.rounds import RoundLoop
+from primia.federation.run_folder import RunFolder
+from primia.federation.setup import RunSetup, prepare_run
+from primia.federation.update import GlobalModel
+
+Make = Callable[..., RunSetup]
+MakeHosts = Callable[..., object]
+
+
+def run(setup: RunSetup, hosts, until: int | None = None) -> tuple[RunState, list[Event]]:  # type: ignore[no-untyped-def]
+    """Run, or go on from the last checkpoint, and stop dead after round ``until``."""
+    checkpoints = Checkpoints(RunFolder(setup.folder).checkpoints, 2)
+    prepared = prepare_run(setup, hosts.describe())
+    state = checkpoints.load_latest()[0] or RunState(prepared.initial)
+    loop = RoundLoop(setup, prepared, hosts, checkpoints, state)
+    events = []
+    for event in loop.run():
+        events.append(event)
+        if isinstance(event, RoundFinished) and event.round == until:
+            break
+    return loop.state, events
+
+
+def one_each(setup: RunSetup, make_hosts: MakeHosts, **options: object):  # type: ignore[no-untyped-def]
+    return make_hosts(assign_hosts(setup.sites, 3), **options)
+
+
+def equal(first: GlobalModel, second: GlobalModel) -> bool:
+    return np.array_equal(first.parameters, second.parameters) and np.array_equal(first.buffers, second.buffers)
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {},
+        {"federation": {"server_optimizer": "fedadam"}, "training": {"optimizer": "adam", "schedule": "cosine"}},
+        {"federation": {"batchnorm": "local"}},
+        {"federation": {"keep_optimizer_state": True}, "training": {"optimizer": "adamw"}},
+        {"federation": {"sites_per_round": 2, "sync_every_n_batch": 3}, "augmentation": {"rotation": 20, "noise": 0.1}},
+        {"run": {"mode": "pooled"}, "federation": {"keep_optimizer_state": True}},
+    ],
+    ids=["fedavg", "fedadam", "fedbn", "optimizer-state", "sampled", "pooled"],
+)
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(make_setup: Make, make_hosts: MakeHosts, sections: dict) -> None:  # type: ignore[type-arg]
+    whole = make_setup("whole", **sections)
+    expected, _ = run(whole, one_each(whole, make_hosts))
+    broken = make_setup("broken", **sections)
+    run(broken, one_each(broken, make_hosts), until=2)
+    resumed, events = run(broken, one_each(broken, make_hosts))
+    assert [event.round for event in events if isinstance(event, RoundFinished)] == [3, 4]
+    assert equal(resumed.model, expected.model)
+    assert resumed.best is not None and expected.best is not None
+    assert resumed.best.model.round == expected.best.model.round and equal(resumed.best.model, expected.best.model)
+
+
+def test_a_checkpoint_cut_short_falls_back_and_still_gives_the_same_model(make_setup: Make, make_hosts: MakeHosts) -> None:
+    whole = make_setup("whole")
+    expected, _ = run(whole, one_each(whole, make_hosts))
+    broken = make_setup("broken")
+    run(broken, one_each(broken, make_hosts), until=3)
+    vectors = RunFolder(broken.folder).checkpoints / "round-000003.safetensors"
+    vectors.write_bytes(vectors.read_bytes()[:1000])
+    resumed, events = run(broken, one_each(broken, make_hosts))
+    assert [event.round for event in events if isinstance(event, RoundFinished)] == [3, 4]
+    assert equal(resumed.model, expected.model)
+
+
+def test_virtual_sites_on_one_actor_give_the_same_model_up_to_float_rounding(make_setup: Make, make_hosts: MakeHosts) -> None:
+    apart, together = make_setup("apart"), make_setup("together")
+    first, _ = run(apart, one_each(apart, make_hosts))
+    second, _ = run(together, make_hosts(assign_hosts(together.sites, 1)))
+    assert np.allclose(first.model.parameters, second.model.parameters, atol=1e-5)
+
+
+def test_modes_take_equal_optimisation_steps(make_setup: Make, make_hosts: MakeHosts) -> None:
+    steps = {}
+    for mode, site in (("federated", ""), ("pooled", ""), ("local", "site-1")):
+        setup = make_setup(mode, run={"mode": mode, "site": site})
+        hosts = make_hosts(assign_hosts(setup.sites, 3))
+        steps[mode] = sum(prepare_run(setup, hosts.describe()).steps.values())
+    assert steps["federated"] == steps["pooled"] == steps["local"] > 3
+
+
+def test_a_lost_site_is_left_out_of_its_round_and_takes_part_in_the_next(make_setup: Make, make_hosts: MakeHosts) -> None:
+    setup = make_setup()
+    name = setup.training_sites[1]
+    state, events = run(setup, one_each(setup, make_hosts, broken=frozenset({(2, name)})))
+    assert [(event.round, event.site, event.reason) for event in events if isinstance(event, SiteLeftOut)] == [(2, name, "its actor died")]
+    assert state.model.round == 4
+    assert state.progress.faults == ({"round": 2, "site": name, "reason": "its actor died"},)
+    vector = state.model.parameters.nbytes + state.model.buffers.nbytes
+    assert state.progress.up_bytes[name] == 3 * vector
+    assert state.progress.up_bytes[setup.training_sites[0]] == 4 * vector
+
+
+def test_below_the_quorum_the_run_stops_and_says_how_to_go_on(make_setup: Make, make_hosts: MakeHosts) -> None:
+    setup = make_setup(federation={"quorum": 0.9})
+    with pytest.raises(FederationError, match=r"round 3: 2 of 3 sites .* --resume"):
+        run(setup, one_each(setup, make_hosts, broken=frozenset({(3, setup.training_sites[0])})))
+    state, _ = run(setup, one_each(setup, make_hosts))
+    whole = make_setup("whole", federation={"quorum": 0.9})
+    assert equal(state.model, run(whole, one_each(whole, make_hosts))[0].model)
+
+
+def test_a_site_that_raises_is_left_out_with_its_traceback(make_setup: Make, make_hosts: MakeHosts) -> None:
+    setup = make_setup(federation={"rounds": 1})
+    hosts = one_each(setup, make_hosts)
+    hosts.hosts[2]._state = None
+    _, events = run(setup, hosts)
+    (left_out,) = [event for event in events if isinstance(event, SiteLeftOut) and event.traceback and "validation" not in event.reason]
+    assert left_out.site == setup.training_sites[2]
+    assert "TypeError" in left_out.reason and "Traceback" in left_out.traceback
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_checkpoint(make_setup: Make, make_hosts: MakeHosts) -> None:
+    setup = make_setup(training={"learning_rate": 1e30})
+    with pytest.raises(TrainingError, match=r"site .*round 1.*batch"):
+        run(setup, one_each(setup, make_hosts))
+    assert Checkpoints(RunFolder(setup.folder).checkpoints, 2).rounds() == [0]
+
+
+def test_a_site_smaller_than_a_batch_is_refused(make_setup: Make, make_hosts: MakeHosts) -> None:
+    setup = make_setup(training={"batch_size": 500})
+    with pytest.raises(DataError, match=r"site-1.* training images, fewer than training.batch_size = 500"):
+        run(setup, one_each(setup, make_hosts))
+
+
+def test_early_stopping_ends_the_run(make_setup: Make, make_hosts: MakeHosts) -> None:
+    setup = make_setup(federation={"patience": 1, "rounds": 50}, training={"learning_rate": 1e-12})
+    hosts = one_each(setup, make_hosts)
+    finished = [event for event in run_federation(setup, hosts) if isinstance(event, RunFinished)]
+    assert [event.status for event in finished] == ["stopped"]
+    assert finished[0].summary["rounds"] == 2
+
+
+def test_fedbn_keeps_batchnorm_at_the_site(make_setup: Make, make_hosts: MakeHosts) -> None:
+    setup = make_setup(federation={"batchnorm": "local", "rounds": 2})
+    run(setup, one_each(setup, make_hosts))
+    states = sorted(RunFolder(setup.folder).sites.glob("*/*.safetensors"))
+    assert {path.parent.name for path in states} == set(setup.training_sites)
+    assert len({path.read_bytes() for path in states}) == len(states)
+    pooled = make_setup("pooled-bn", federation={"rounds": 2})
+    run(pooled, one_each(pooled, make_hosts))
+    assert not RunFolder(pooled.folder).sites.exists()
+
+
+def test_the_run_folder_holds_what_it_should(make_setup: Make, make_hosts: MakeHosts) -> None:
+    setup = make_setup()
+    (finished,) = [event for event in run_federation(setup, one_each(setup, make_hosts)) if isinstance(event, RunFinished)]
+    names = {path.name for path in setup.folder.iterdir()}
+    assert {
+        "config.ini",
+        "summary.json",
+        "rounds.parquet",
+        "model.safetensors",
+        "model.json",
+        "checkpoints",
+        "tensorboard",
+        "run.log",
+    } <= names
+    summary = RunFolder(setup.folder).read_summary()
+    assert summary == finished.summary
+    assert {"validation", "test", "sites", "rounds", "mode", "seed", "timing", "communication", "versions", "config"} <= set(summary)
+    assert set(summary["sites"]) == {"site-1", "site-2", "site-3"}
+    for metrics in (summary["validation"], summary["test"], summary["sites"]["site-1"]["test"]):
+        assert {"accuracy", "balanced_accuracy", "mcc", "roc_auc", "confusion", "per_class"} <= set(metrics)
+    support = sum(sum(row) for row in summary["test"]["confusion"])
+    assert support == sum(sum(counts.values()) for counts in summary["data"]["counts"]["test"].values())
+
+
+def test_statistics_are_pooled_exactly(make_setup: Make, make_hosts: MakeHosts) -> None:
+    setup = make_setup()
+    prepared = prepare_run(setup, one_each(setup, make_hosts).describe())
+    pooled = make_setup("pooled", run={"mode": "pooled"})
+    joined = prepare_run(pooled, one_each(pooled, make_hosts).describe())
+    assert prepared.pooled_normalisation == joined.pooled_normalisation
+    own = make_setup("own", data={"normalisation": "site"})
+    by_site = prepare_run(own, one_each(own, make_hosts).describe()).session.normalisations
+    assert len({by_site[name] for name in own.training_sites}) == 3
+
+
+def test_class_weights_follow_the_training_sites(make_setup: Make, make_hosts: MakeHosts) -> None:
+    setup = make_setup(training={"class_weights": True})
+    prepared = prepare_run(setup, one_each(setup, make_hosts).describe())
+    counts = np.sum([list(site.values()) for site in prepared.class_counts["train"].values()], axis=0)
+    weights = np.array(prepared.session.learner.class_weights)
+    assert np.allclose(weights * counts, counts.sum() / len(counts))
+
+
+def test_an_older_best_survives_a_worse_round(make_setup: Make, make_hosts: MakeHosts) -> None:
+    setup = make_setup()
+    state, events = run(setup, one_each(setup, make_hosts))
+    scores = {event.round: float(str(event.validation["mcc"])) for event in events if isinstance(event, RoundFinished) and event.validation}
+    assert state.best is not None and state.best.mcc == max(scores.values())
+    assert state.best.model.round == min(round_ for round_, score in scores.items() if score == state.best.mcc)
+    assert replace(state.best).validation["mcc"] == scores[state.best.model.round]
