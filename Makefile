@@ -2,11 +2,17 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 STAMP := .venv/.installed
-PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+PIP := $(BIN)/python -m pip --quiet --quiet --disable-pip-version-check
 ARGS ?=
 
-.PHONY: install train test test-slow check format docs clean
-.DEFAULT_GOAL := train
+.PHONY: help install train test test-slow check format docs clean
+
+help:
+	@echo "make train      install into .venv and run the demonstration federation"
+	@echo "make test       fast tests and those that start a real Ray"
+	@echo "make check      format, lint, types, import contracts, make test"
+	@echo "make test-slow  the tests that train on real images"
+	@echo "also: install, format, docs, clean"
 
 install: $(STAMP)
 

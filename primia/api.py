@@ -188,7 +188,7 @@ def _event(reference: Any) -> Event:
     except PrimiaError as error:
         raise (getattr(error, "cause", None) or error) from None
     except ray.exceptions.RayActorError as error:
-        raise RunError(f"the driver actor died ({str(error).strip().splitlines()[0]}); go on with --resume") from None
+        raise RunError(f"the driver actor died: {str(error).strip().splitlines()[-1]}; go on with --resume") from error
     return event
 
 

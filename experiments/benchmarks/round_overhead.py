@@ -45,7 +45,7 @@ class IdleLearner(Learner):
         return LocalResult(loss=0.0, samples=1, steps=0, learning_rate=0.1, seconds=0.0)
 
     def evaluate(self, data: Dataset, normalisation: object) -> Evaluation:
-        return Evaluation.empty(len(CLASSES))
+        return Evaluation.of(np.eye(len(CLASSES), dtype=np.float32), np.arange(len(CLASSES)))
 
 
 class IdleHost(SiteHost):

@@ -7,26 +7,23 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from primia.cli.config import ConfigOption, SetOption
+
 if TYPE_CHECKING:
     from rich.console import Console
 
     from primia.api import Run
     from primia.config.settings import Settings
 
-Config = Annotated[Path | None, typer.Option("--config", "-c", help="Settings, an .ini file; without it the demonstration federation.")]
-Sets = Annotated[
-    list[str] | None, typer.Option("--set", "-s", metavar="SECTION.KEY=VALUE", help="A setting on top of the file; repeatable.")
-]
-
 
 def train(
-    config: Config = None,
+    config: ConfigOption = None,
     data: Annotated[Path | None, typer.Option(help="Image folder, folder of packed shards, or MNIST's root.")] = None,
-    output: Annotated[Path | None, typer.Option(help="Folder for run folders.  [default: runs]")] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder for run folders; runs where it is not given.")] = None,
     name: Annotated[str | None, typer.Option(help="Name of the run folder.")] = None,
     mode: Annotated[str | None, typer.Option(help="federated, pooled (all shards as one) or local (one site).")] = None,
     site: Annotated[str | None, typer.Option(help="The site that trains alone; implies --mode local.")] = None,
-    sets: Sets = None,
+    sets: SetOption = None,
     on_bad_image: Annotated[str | None, typer.Option(help="error, or skip: unreadable images are named and counted.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Run folder of an interrupted run to go on with.")] = None,
     address: Annotated[str | None, typer.Option(help="A running Ray cluster; without it a local one.")] = None,
@@ -59,10 +56,11 @@ def _settings(console: Console, config: Path | None, data: Path | None, override
 
     if resume and not (config or data or overrides):
         return None
+    base = config or (resume / "config.ini" if resume else None)
     given = [*([f"data.path={data}"] if data else []), *overrides]
-    settings, warnings = read_config(config or (resume / "config.ini" if resume else None), given)
+    settings, warnings = read_config(base, given)
     if data and settings.data.source == "demo":
-        settings, warnings = read_config(config, [*given, "data.source=folder"])
+        settings, warnings = read_config(base, [*given, "data.source=folder"])
     for warning in warnings:
         console.print(f"[yellow]warning[/] {escape(warning)}", soft_wrap=True)
     return settings

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import socket
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from primia.errors import ClusterError
 _QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "RAY_DEDUP_LOGS": "1"}
 _SMALLEST_STORE_BYTES = 256 * 2**20
 _STORE_FRACTION = 0.4
+_CONNECT_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -42,14 +44,38 @@ def ray_session(address: str | None = None, *, store_bytes: int = 0) -> Iterator
     with tempfile.TemporaryDirectory(prefix="primia-") as folder:
         variables = dict(_QUIET) if address else _QUIET | _own_token(Path(folder))
         with _environment(variables):
+            if address:
+                _check_reachable(address)
             import ray  # after the variables: Ray reads some of them when it is imported
 
+            _reread_authentication()
             _init(ray, address, store_bytes)
             try:
                 total = ray.cluster_resources()  # type: ignore[no-untyped-call]
                 yield ClusterResources(cpus=int(total.get("CPU", 1)), gpus=int(total.get("GPU", 0)))
             finally:
                 ray.shutdown()
+
+
+def _reread_authentication() -> None:
+    """Make Ray see the token of this session: it keeps mode and token from its first import or first cluster."""
+    from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
+
+    Config.initialize("")
+    AuthenticationTokenLoader.instance().reset_cache()
+
+
+def _check_reachable(address: str) -> None:
+    """Say at once that nobody listens at ``address``: Ray itself tries for minutes."""
+    host, _, port = address.rpartition(":")
+    if address == "auto":
+        return
+    if not host or not port.isdigit():
+        raise ClusterError(f"{address!r} is not the address of a Ray cluster; give HOST:PORT of its head, such as 10.0.0.1:6379, or auto")
+    try:
+        socket.create_connection((host, int(port)), timeout=_CONNECT_S).close()
+    except OSError as error:
+        raise ClusterError(f"cannot attach to the Ray cluster at {address}: {error}; check the address, and that the cluster is up") from None
 
 
 def _init(ray: object, address: str | None, store_bytes: int) -> None:

@@ -39,6 +39,7 @@ NEEDS = (
     Need("data.split", "data.source", _SPLIT_HERE),
     Need("data.dirichlet_alpha", "data.source", _SPLIT_HERE),
     Need("data.dirichlet_alpha", "data.split", _SKEWED),
+    Need("data.test_fraction", "data.source", ("demo", "folder")),
     Need("data.demo_images", "data.source", ("demo",)),
     Need("training.end_learning_rate", "training.schedule", _FALLING),
     Need("training.restarts", "training.schedule", _FALLING),

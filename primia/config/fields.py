@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -19,8 +19,9 @@ SECTIONS: Mapping[str, type[Section]] = {name: type(section) for name, section i
 
 _KINDS = {"integer": "a whole number", "number": "a number", "boolean": "yes or no", "array": "names, comma-separated"}
 _BOUNDS = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
-_QUOTED = re.compile(r'"((?:[^"]|"")*)"\s*(?:[#;].*)?')
-_COMMENT = re.compile(r"(?:^|\s)[#;]")
+_QUOTED = r'"(?:[^"]|"")*"'
+_VALUE = re.compile(rf"(?:{_QUOTED}|(?!(?:^|\s)[#;]).)*")
+_ITEM = re.compile(rf"\s*({_QUOTED}|[^,]*?)\s*(?:,|$)")
 
 
 @dataclass(frozen=True)
@@ -71,22 +72,20 @@ def _number(value: object) -> str:
 
 
 def uncomment(text: str) -> str:
-    """The value in the right-hand side of an ``.ini`` line.
-
-    A comment begins with ``#`` or ``;`` after white space. A value in double quotes is taken as it stands, a
-    double quote within it being written twice.
-    """
-    text = text.strip()
-    if quoted := _QUOTED.fullmatch(text):
-        return quoted[1].replace('""', '"')
-    return _COMMENT.split(text, maxsplit=1)[0].strip()
+    """The right-hand side of an ``.ini`` line without its comment, which begins with ``#`` or ``;`` after white space."""
+    found = _VALUE.match(text.strip())
+    return found[0].strip() if found else ""
 
 
 def parse(text: str, key: str) -> object:
-    """Text to what the section's model validates; the model itself turns text into numbers and truth values."""
+    """Text to what the section's model validates; the model itself turns text into numbers and truth values.
+
+    What stands in double quotes is taken as it is, a double quote within being written twice.
+    """
     form = form_of(key)
     if form.kind == "array":
-        return [part.strip() for part in text.split(",")]
+        return [_unquoted(item) for item in _items(text)]
+    text = _unquoted(text)
     if form.kind == "path" and text.startswith("~/"):
         return Path(text).expanduser()
     return next((choice for choice in form.choices if str(choice) == text), text)
@@ -96,7 +95,25 @@ def render(value: object) -> str:
     """A value as it is written in an ``.ini`` file; :func:`uncomment` and :func:`parse` read it back."""
     if isinstance(value, bool):
         return "yes" if value else "no"
-    text = ", ".join(map(str, value)) if isinstance(value, tuple) else "" if value is None else str(value)
-    if text != uncomment(text):
-        return '"' + text.replace('"', '""') + '"'
-    return text
+    if isinstance(value, tuple):
+        return ", ".join(_quoted(str(item)) if {",", '"'} & set(str(item)) else render(item) for item in value)
+    text = "" if value is None else str(value)
+    return text if text == _unquoted(uncomment(text)) else _quoted(text)
+
+
+def _items(text: str) -> Iterator[str]:
+    """The comma-separated parts of ``text``; a comma in double quotes separates nothing."""
+    end = 0
+    while found := _ITEM.match(text, end):
+        yield found[1]
+        if found.end() == len(text) and not found[0].endswith(","):
+            return
+        end = found.end()
+
+
+def _quoted(text: str) -> str:
+    return '"' + text.replace('"', '""') + '"'
+
+
+def _unquoted(text: str) -> str:
+    return text[1:-1].replace('""', '"') if re.fullmatch(_QUOTED, text) else text

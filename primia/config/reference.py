@@ -22,7 +22,7 @@ runs the built-in demonstration. On the command line, `--set section.key=value` 
 rounds = 20             # a comment begins with # or ; after white space
 [data]
 source = folder
-path = "/scans/ward #2" # double quotes keep what would be read as a comment
+path = "/scans/ward #2" # double quotes keep what would be read as a comment, or a comma in a list
 ```
 
 - An empty value is the default. Truth values are `yes` or `no` (`true`, `false`, `on`, `off`, `1`, `0`).

@@ -18,7 +18,7 @@ NonNegative = Annotated[float, Field(ge=0.0)]
 Positive = Annotated[float, Field(gt=0.0)]
 Count = Annotated[int, Field(ge=0)]
 PositiveCount = Annotated[int, Field(ge=1)]
-ClassName = Annotated[str, Field(pattern=r"^[^,\s]([^,\r\n]*[^,\s])?$")]
+ClassName = Annotated[str, Field(min_length=1)]
 
 RESNET_SMALLEST_INPUT = 32
 """Pixels below which ResNet's five halvings leave nothing to pool."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from primia.errors import DataError
 
@@ -59,13 +59,14 @@ def _unit_range(image: Image.Image) -> NDArray[np.float32]:
     values = np.asarray(image).astype(np.float64)
     if image.mode.startswith("I;16"):
         return (values / 65535).astype(np.float32)
-    lowest, highest = values.min(), values.max()
-    return ((values - lowest) / max(highest - lowest, np.finfo(np.float64).tiny)).astype(np.float32)
+    lowest, highest = float(values.min()), float(values.max())
+    scaled: NDArray[np.float32] = ((values - lowest) / max(highest - lowest, 1e-300)).astype(np.float32)
+    return scaled
 
 
 def _reason(error: BaseException) -> str:
     if isinstance(error, FileNotFoundError):
         return "no such file, or a link to nothing"
-    if isinstance(error, Image.UnidentifiedImageError):
+    if isinstance(error, UnidentifiedImageError):
         return "its content is no image of a known format"
     return " ".join(str(error).split()) or type(error).__name__

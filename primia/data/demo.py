@@ -13,8 +13,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from primia.data.anatomy import Anatomy
 from primia.data.catalogue import Catalogue, digest
-from primia.data.radiograph import Anatomy, Style, radiograph
+from primia.data.radiograph import Style, radiograph
 from primia.data.randomness import stream
 
 CLASSES = ("bacterial", "normal", "viral")
@@ -81,10 +82,10 @@ def site_style(seed: int, site: int) -> Style:
     """How this site takes its pictures."""
     rng = stream(seed, "style", site)
     return Style(
-        exposure=rng.uniform(0.95, 1.35),
-        contrast=rng.uniform(0.95, 1.2),
-        gamma=rng.uniform(0.8, 1.2),
-        noise=rng.uniform(0.01, 0.035),
+        exposure=rng.uniform(0.85, 1.5),
+        contrast=rng.uniform(0.9, 1.2),
+        gamma=rng.uniform(0.75, 1.25),
+        noise=rng.uniform(0.005, 0.0175),
         blur=rng.uniform(0.4, 0.8),
         field_of_view=rng.uniform(0.94, 1.1),
         marker=(rng.uniform(0.02, 0.12), rng.uniform(0.02, 0.08)),

@@ -11,7 +11,7 @@ from typing import Literal
 from primia.config.settings import DataSettings
 from primia.data.catalogue import CENTRAL, SPLITS, Catalogue, digest
 from primia.data.demo import site_names
-from primia.data.layout import is_packed
+from primia.data.layout import ONE_SITE, is_packed
 from primia.data.packed import Progress, pack, read_notes, read_shards, shards_fingerprint
 from primia.data.sources import open_source
 from primia.data.split import Assignment, assign, assign_splits
@@ -117,6 +117,22 @@ def place(source: Catalogue, settings: DataSettings) -> Catalogue:
     return replace(placed, warnings=(*placed.warnings, *_leaks(placed)))
 
 
+def as_laid_out(source: Catalogue) -> Catalogue:
+    """Sites and splits as the source has them; images without either belong to one site and to training."""
+    splits = [split or "train" for split in source.splits]
+    sites = [site or (ONE_SITE if split == "train" else CENTRAL) for site, split in zip(source.sites, splits, strict=True)]
+    placed = source.with_places(sites, splits)
+    return replace(placed, warnings=(*placed.warnings, *_leaks(placed)))
+
+
+def without_sites(source: Catalogue) -> Catalogue:
+    """The same images with sites yet to be made; :class:`DataError` if the source has several already."""
+    sites = sorted(set(source.sites) - {"", ONE_SITE, CENTRAL})
+    if sites:
+        raise DataError(f"{source.name}: is laid out by site already ({', '.join(sites[:3])} ...); train on it as it is")
+    return source.with_places([""] * len(source), source.splits)
+
+
 def _assign(source: Catalogue, rows: Sequence[int], site: str, validation: float, test: float, settings: DataSettings) -> Assignment:
     patients, labels, seed = [source.patients[row] for row in rows], source.labels[rows], settings.split_seed
     if site:
@@ -137,7 +153,9 @@ def _check_splits(placed: Catalogue, validation: float, test: float) -> None:
     present = set(placed.splits)
     for split, fraction in (("train", 1.0), ("validation", validation), ("test", test)):
         if fraction and split not in present:
-            raise DataError(f"{placed.name}: too few patients at every site for {split} images; add images, or give {split} images of their own")
+            raise DataError(
+                f"{placed.name}: too few patients at every site for {split} images; add images, or give {split} images of their own"
+            )
 
 
 def _leaks(placed: Catalogue) -> tuple[str, ...]:

@@ -28,7 +28,10 @@ from primia.data.decode import DICOM_SUFFIXES, SUFFIXES
 from primia.errors import DataError
 
 CLASSES_FILE = "classes.txt"
+SYNTHETIC_FILE = "SYNTHETIC.txt"
+"""Its presence in the root says that the images were drawn, not taken."""
 ONE_SITE = "site"
+NO_DICOM = "DICOM files are not supported yet; export them as PNG, 8 or 16 bit"
 
 
 class ImageFile(NamedTuple):
@@ -115,7 +118,7 @@ def _site_or_class(root: Path, folders: Mapping[str, Path]) -> Iterator[ImageFil
 def _sites(folders: Mapping[str, Path], split: str) -> Iterator[ImageFile]:
     for site, folder in folders.items():
         inner = _subfolders(folder)
-        if site == CENTRAL:
+        if site == CENTRAL and split in ("", "train"):
             raise DataError(f"{folder}: {CENTRAL!r} is the name of the holder of central images; rename this site")
         if not inner:
             raise DataError(_no_classes(folder))
@@ -134,7 +137,7 @@ def _images(folder: Path) -> list[Path]:
     names = [entry.name for entry in _entries(folder, lambda entry: not entry.is_dir())]
     dicom = next((name for name in names if name.lower().endswith(DICOM_SUFFIXES)), None)
     if dicom:
-        raise DataError(f"{folder / dicom}: DICOM files are not supported yet; export them as 16-bit PNG")
+        raise DataError(f"{folder / dicom}: {NO_DICOM}")
     return [folder / name for name in names if name.lower().endswith(SUFFIXES)]
 
 
@@ -143,7 +146,7 @@ def _subfolders(folder: Path) -> dict[str, Path]:
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
-    if entry.is_symlink() and not os.path.exists(entry.path) and not entry.name.lower().endswith(SUFFIXES):
+    if entry.is_symlink() and not Path(entry.path).exists() and not entry.name.lower().endswith(SUFFIXES):
         raise DataError(f"{entry.path}: a link to nothing; mend or remove it")
     return entry.is_dir()
 
@@ -171,17 +174,23 @@ def _agree(root: Path, files: Sequence[ImageFile], declared: tuple[str, ...]) ->
     for site, labels in found.items():
         unknown, missing = sorted(labels - set(classes)), sorted(set(classes) - labels)
         if unknown:
-            raise DataError(f"{root}: class {_names(unknown)}{_at(site)} is none of {_names(classes)}; rename the folder or add it to classes")
+            raise DataError(
+                f"{root}: class {_names(unknown)}{_at(site)} is none of {_names(classes)}; rename the folder or add it to classes"
+            )
         if missing and not declared and site != CENTRAL:
-            raise DataError(f"{root}: class {_names(missing)} is missing{_at(site)} but present elsewhere; add it, or name all classes in {CLASSES_FILE}")
+            place = f"{_at(site)} but present elsewhere"
+            raise DataError(f"{root}: class {_names(missing)} is missing{place}; add it, or list all classes in {CLASSES_FILE}")
     if len(classes) < 2:
         raise DataError(f"{root}: only class {_names(classes)}; a classifier needs two or more class folders")
     return classes
 
 
 def _no_classes(folder: Path) -> str:
-    loose = any(path.suffix.lower() in SUFFIXES for path in folder.iterdir())
-    return f"{folder}: {'holds images but no class folders' if loose else 'is empty'}; put images into one folder a class, <class>/*.png"
+    suffixes = {path.suffix.lower() for path in folder.iterdir()}
+    if suffixes & set(DICOM_SUFFIXES):
+        return f"{folder}: {NO_DICOM}"
+    state = "holds images but no class folders" if suffixes & set(SUFFIXES) else "has no class folders"
+    return f"{folder}: {state}; put images into one folder a class, <class>/*.png"
 
 
 def _names(names: Sequence[str] | Mapping[str, Path]) -> str:

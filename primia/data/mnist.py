@@ -11,6 +11,7 @@ from PIL import Image
 
 from primia.data.catalogue import Catalogue, digest
 from primia.data.decode import resize
+from primia.data.packed import new_folder
 from primia.errors import DataError
 
 CLASSES = tuple("0123456789")
@@ -58,3 +59,17 @@ def _idx(root: Path, name: str) -> NDArray[np.uint8]:
         return np.frombuffer(content, dtype=np.uint8, offset=4 + 4 * axes).reshape(shape)
     except (OSError, EOFError, IndexError, ValueError) as error:
         raise DataError(f"{path}: broken ({error}); delete it and run primia-ray data fetch mnist --output {root}") from None
+
+
+def download(root: Path) -> None:
+    """Fetch MNIST into a new folder ``root`` through torchvision; :class:`DataError` without a network, and then nothing is left."""
+    from torchvision.datasets import MNIST  # here: it takes a second that reading MNIST does not need
+
+    with new_folder(root) as scratch:
+        try:
+            MNIST(str(scratch), download=True)
+        except (OSError, RuntimeError) as error:
+            reason = " ".join(str(error).split())
+            raise DataError(
+                f"MNIST cannot be downloaded ({reason}); copy its four .gz files into {root / 'MNIST' / 'raw'} yourself"
+            ) from None

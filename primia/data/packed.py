@@ -51,9 +51,7 @@ def pack(catalogue: Catalogue, output: Path, on_bad_image: Literal["error", "ski
     with new_folder(output) as folder, ThreadPoolExecutor(os.cpu_count()) as pool:
         for (site, split), indices in groups.items():
             (folder / split).mkdir(exist_ok=True)
-            header = ShardHeader(
-                site, split, catalogue.classes, catalogue.channels, catalogue.image_size, catalogue.synthetic, fingerprint
-            )
+            header = ShardHeader(site, split, catalogue.classes, catalogue.channels, catalogue.image_size, catalogue.synthetic, fingerprint)
             write_shard(folder / split / f"{site}.arrow", header, _rows(catalogue, indices, pool, bad, report))
         if bad and on_bad_image == "error":
             raise _too_bad(bad)
@@ -94,7 +92,8 @@ def packed_catalogue(root: Path) -> Catalogue:
 
     def read(index: int) -> NDArray[np.uint8]:
         shard, row = places[index]
-        return shard.images[row]
+        image: NDArray[np.uint8] = shard.images[row]
+        return image
 
     return Catalogue(
         name=str(root),

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import PurePath
 
-from primia.errors import ConfigError, DataError
+from primia.errors import DataError
 
 KNOWN_PATTERNS = (r"^(person\d+)_", r"^(?:NORMAL\d*-)?(IM-\d+)-")
 """The public chest X-rays: ``person123_bacteria_45.jpeg``; ``IM-0115-0001.jpeg`` and ``NORMAL2-IM-0501-0001-0002.jpeg``."""
@@ -16,26 +16,18 @@ def patient_ids(files: Sequence[str], pattern: str) -> list[str]:
     """Patient of each of ``files`` (paths relative to the data folder); the pattern is applied to the file name.
 
     ``auto`` applies :data:`KNOWN_PATTERNS`, ``file`` makes each file its own patient, anything else is a
-    regular expression whose one group is the id. A file that no pattern fits is its own patient. Raises
-    :class:`ConfigError` for an unusable expression and :class:`DataError` if it fits no file at all.
+    regular expression whose one group is the id (the settings check that it has one). A file that no
+    pattern fits is its own patient; :class:`DataError` if an expression fits no file at all.
     """
     if pattern == "file":
         return list(files)
-    expressions = [re.compile(known) for known in KNOWN_PATTERNS] if pattern == "auto" else [_compile(pattern)]
+    expressions = [re.compile(known) for known in KNOWN_PATTERNS] if pattern == "auto" else [re.compile(pattern)]
     found = [_first_group(expressions, PurePath(file).name) for file in files]
     if pattern != "auto" and files and not any(found):
-        raise DataError(f"data.patient_pattern = {pattern!r} fits no file name, the first being {PurePath(files[0]).name!r}; mend it or use auto")
+        raise DataError(
+            f"data.patient_pattern = {pattern!r} fits no file name, the first being {PurePath(files[0]).name!r}; mend it or use auto"
+        )
     return [patient or file for patient, file in zip(found, files, strict=True)]
-
-
-def _compile(pattern: str) -> re.Pattern[str]:
-    try:
-        expression = re.compile(pattern)
-    except re.error as error:
-        raise ConfigError(f"data.patient_pattern = {pattern!r} is no regular expression ({error}); mend it, or use auto or file") from None
-    if expression.groups != 1:
-        raise ConfigError(f"data.patient_pattern = {pattern!r} has {expression.groups} groups; put exactly one pair of brackets around the patient id")
-    return expression
 
 
 def _first_group(expressions: Sequence[re.Pattern[str]], name: str) -> str | None:

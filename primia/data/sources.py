@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from primia.config.settings import DataSettings
 from primia.data.catalogue import Catalogue, digest
 from primia.data.decode import decode
 from primia.data.demo import demo_catalogue
-from primia.data.layout import FolderListing, ImageFile, is_packed, list_folder
+from primia.data.layout import SYNTHETIC_FILE, FolderListing, ImageFile, is_packed, list_folder
 from primia.data.mnist import mnist_catalogue
 from primia.data.packed import packed_catalogue
 from primia.data.patients import patient_ids
@@ -27,7 +26,9 @@ def open_source(settings: DataSettings) -> Catalogue:
     """The images that ``settings`` name. Decodes none of them; raises :class:`DataError` where they do not fit together."""
     size, channels = settings.image_size, settings.channels
     if settings.source == "demo":
-        catalogue = demo_catalogue(sites=settings.sites, images=settings.demo_images, image_size=size, channels=channels, seed=settings.split_seed)
+        catalogue = demo_catalogue(
+            sites=settings.sites, images=settings.demo_images, image_size=size, channels=channels, seed=settings.split_seed
+        )
     elif settings.source == "mnist":
         catalogue = mnist_catalogue(settings.path or MNIST_ROOT, image_size=size, channels=channels)
     else:
@@ -59,6 +60,7 @@ def folder_catalogue(listing: FolderListing, *, image_size: int, channels: int, 
         channels=channels,
         image_size=image_size,
         fingerprint=digest(f"{source} {_stamp(file)}" for source, file in zip(sources, listing.files, strict=True)),
+        synthetic=(listing.root / SYNTHETIC_FILE).exists(),
         warnings=_unmatched(sources, patients, patient_pattern),
     )
 
@@ -80,17 +82,17 @@ def _from_path(settings: DataSettings) -> Catalogue:
 def check_fit(catalogue: Catalogue, classes: Sequence[str], channels: int, image_size: int) -> None:
     """:class:`DataError` if shards were packed for other classes (none: any), channels or size."""
     if (catalogue.channels, catalogue.image_size) != (channels, image_size):
-        raise DataError(
-            f"{catalogue.name}: packed with {catalogue.channels} channels at {catalogue.image_size} pixels, not {channels} at {image_size}; "
-            f"set data.channels = {catalogue.channels} and data.image_size = {catalogue.image_size}, or pack the images again"
-        )
+        packed = f"packed with {catalogue.channels} channel(s) at {catalogue.image_size} pixels, not {channels} at {image_size}"
+        remedy = f"set data.channels = {catalogue.channels} and data.image_size = {catalogue.image_size}, or pack the images again"
+        raise DataError(f"{catalogue.name}: {packed}; {remedy}")
     if classes and tuple(classes) != catalogue.classes:
-        raise DataError(f"{catalogue.name}: packed with the classes {', '.join(catalogue.classes)}, not {', '.join(classes)}; pack the images again")
+        theirs, ours = ", ".join(catalogue.classes), ", ".join(classes)
+        raise DataError(f"{catalogue.name}: packed with the classes {theirs}, not {ours}; pack the images again")
 
 
 def _stamp(file: ImageFile) -> str:
     try:
-        status = os.stat(file.path)
+        status = file.path.stat()
     except OSError:
         return "unreadable"
     return f"{status.st_size} {status.st_mtime_ns}"
@@ -100,4 +102,5 @@ def _unmatched(sources: Sequence[str], patients: Sequence[str], pattern: str) ->
     alone = [source for source, patient in zip(sources, patients, strict=True) if source == patient]
     if pattern in ("auto", "file") or not alone:
         return ()
-    return (f"data.patient_pattern = {pattern!r} does not fit {len(alone)} of {len(sources)} files, the first being {alone[0]}; each counts as a patient",)
+    share = f"{len(alone)} of {len(sources)} files"
+    return (f"data.patient_pattern = {pattern!r} does not fit {share}, the first being {alone[0]}; each counts as its own patient",)

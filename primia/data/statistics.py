@@ -1,15 +1,16 @@
-"""Pixel statistics from exact integer sums, so that pooling over sites loses nothing."""
+"""Mean and standard deviation of pixels as exact integer sums, so that sites' sums add up to the pooled statistics."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from math import sqrt
 
 import numpy as np
+from numpy.typing import NDArray
 
 from primia.data.shard import Dataset
 
-_CHUNK = 512
+CHUNK = 256
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Normalisation:
 
 @dataclass(frozen=True)
 class PixelSums:
-    """Number of pixels, and for each channel the sums of their uint8 values and of the squares; exact integers."""
+    """Pixels a channel, and for each channel the sum of their values (0 to 255) and of the squares; exact."""
 
     count: int
     total: tuple[int, ...]
@@ -33,27 +34,31 @@ class PixelSums:
         """Sums over no image."""
         return cls(0, (0,) * channels, (0,) * channels)
 
+    @classmethod
+    def of(cls, images: NDArray[np.uint8]) -> PixelSums:
+        """Sums over images ``(k, C, H, W)``."""
+        total = images.sum(axis=(0, 2, 3), dtype=np.int64)
+        squares = np.square(images, dtype=np.uint16).sum(axis=(0, 2, 3), dtype=np.int64)
+        return cls(images.size // images.shape[1], tuple(total.tolist()), tuple(squares.tolist()))
+
     def __add__(self, other: PixelSums) -> PixelSums:
-        return PixelSums(
-            self.count + other.count,
-            tuple(a + b for a, b in zip(self.total, other.total, strict=True)),
-            tuple(a + b for a, b in zip(self.squares, other.squares, strict=True)),
-        )
+        return PixelSums(self.count + other.count, _add(self.total, other.total), _add(self.squares, other.squares))
 
     def normalisation(self) -> Normalisation:
-        """Mean and standard deviation of all pixels; a constant channel gets deviation 1."""
-        means = [total / self.count for total in self.total]
-        # n * sum(x^2) - sum(x)^2 in integers: nothing cancels.
-        variances = [(self.count * squares - total * total) / self.count**2 for total, squares in zip(self.total, self.squares, strict=True)]
-        return Normalisation(tuple(mean / 255 for mean in means), tuple(sqrt(variance) / 255 or 1.0 for variance in variances))
+        """Mean and population standard deviation, the latter at least one grey value, so that constant images can be divided by it."""
+        mean = tuple(total / self.count / 255 for total in self.total)
+        # In integers n·Σx² - (Σx)² loses nothing to cancellation.
+        variance = ((self.count * square - total**2) / self.count**2 for total, square in zip(self.total, self.squares, strict=True))
+        return Normalisation(mean, tuple(max(1.0, math.sqrt(value)) / 255 for value in variance))
 
 
 def pixel_sums(data: Dataset) -> PixelSums:
-    """Sums over all images of ``data``."""
-    count, total, squares = 0, 0, 0
-    for first in range(0, len(data), _CHUNK):
-        images = data.gather(np.arange(first, min(first + _CHUNK, len(data)))).astype(np.int64)
-        count += images.size // images.shape[1]
-        total = total + images.sum(axis=(0, 2, 3))
-        squares = squares + (images * images).sum(axis=(0, 2, 3))
-    return PixelSums(count, tuple(int(value) for value in np.atleast_1d(total)), tuple(int(value) for value in np.atleast_1d(squares)))
+    """Sums over all pixels of ``data``, read a chunk at a time."""
+    starts = range(0, len(data), CHUNK)
+    chunks = (data.gather(np.arange(start, min(start + CHUNK, len(data)))) for start in starts)
+    first, *rest = (PixelSums.of(chunk) for chunk in chunks)
+    return sum(rest, start=first)
+
+
+def _add(left: tuple[int, ...], right: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(a + b for a, b in zip(left, right, strict=True))

@@ -11,16 +11,16 @@ import json
 import re
 import zlib
 from collections.abc import Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from safetensors.numpy import load, save
+from safetensors import SafetensorError
+from safetensors.numpy import load, save_file
 
 from primia.errors import RunError
 from primia.federation.server import State
 from primia.federation.update import GlobalModel
-from primia.files import atomic_bytes, atomic_text
+from primia.files import atomic_path, atomic_text
 
 _NAME = re.compile(r"round-(\d+)\.json")
 _SERVER = "server."
@@ -58,28 +58,29 @@ class RunState:
 
 
 class Checkpoints:
-    """Checkpoints of one run; written in a background thread, at most one at a time."""
+    """Checkpoints of one run."""
 
     def __init__(self, folder: Path, keep: int) -> None:
         self._folder = folder
         self._keep = keep
-        self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
-        self._pending: Future[None] | None = None
 
-    def save(self, state: RunState) -> None:
-        """Start writing ``state``, whose vectors must not change any more, once the previous one is on disk.
+    def write(self, state: RunState) -> None:
+        """Write ``state``, then drop checkpoints beyond those to keep.
 
         Raises:
-            RunError: the previous checkpoint could not be written (full disk, unwritable folder).
+            RunError: it cannot be written (full disk, unwritable folder); those before are still there.
         """
-        self.flush()
-        self._pending = self._writer.submit(self._write, state)
-
-    def flush(self) -> None:
-        """Wait until the last checkpoint is on disk; raises what writing it raised."""
-        if self._pending:
-            pending, self._pending = self._pending, None
-            pending.result()
+        self._make_folder()
+        vectors = {"parameters": state.model.parameters, "buffers": state.model.buffers}
+        vectors |= {_SERVER + name: value for name, value in state.server.items()}
+        document: dict[str, object] = {
+            "round": state.model.round,
+            "vectors": self._write_vectors(f"round-{state.model.round:06d}.safetensors", vectors),
+            "progress": asdict(state.progress),
+            "best": self._write_best(state.best) if state.best else None,
+        }
+        atomic_text(self._path(state.model.round), json.dumps(document, indent=1))
+        self._prune()
 
     def rounds(self) -> list[int]:
         """Rounds that have a checkpoint, oldest first."""
@@ -96,23 +97,16 @@ class Checkpoints:
         for round_ in reversed(self.rounds()):
             try:
                 return self._read(round_), complaints
-            except (RunError, OSError, ValueError, KeyError) as error:
+            except (RunError, OSError, ValueError, KeyError, SafetensorError) as error:
                 complaints.append(f"checkpoint of round {round_} cannot be used ({error}); falling back to the one before")
                 self._path(round_).unlink()
         return None, complaints
 
-    def _write(self, state: RunState) -> None:
-        self._folder.mkdir(parents=True, exist_ok=True)
-        vectors = {"parameters": state.model.parameters, "buffers": state.model.buffers}
-        vectors |= {_SERVER + name: value for name, value in state.server.items()}
-        document: dict[str, object] = {
-            "round": state.model.round,
-            "vectors": self._write_vectors(f"round-{state.model.round:06d}.safetensors", vectors),
-            "progress": asdict(state.progress),
-            "best": self._write_best(state.best) if state.best else None,
-        }
-        atomic_text(self._path(state.model.round), json.dumps(document, indent=1))
-        self._prune()
+    def _make_folder(self) -> None:
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunError(f"cannot make {self._folder}: {error.strerror}") from error
 
     def _write_best(self, best: Best) -> dict[str, object]:
         name = f"best-{best.model.round:06d}.safetensors"
@@ -136,9 +130,10 @@ class Checkpoints:
         return None
 
     def _write_vectors(self, name: str, vectors: State) -> dict[str, object]:
-        data = save(vectors)
-        atomic_bytes(self._folder / name, data)
-        return {"file": name, "bytes": len(data), "crc32": zlib.crc32(data)}
+        path = self._folder / name
+        with atomic_path(path) as temporary:
+            save_file(vectors, temporary)
+        return {"file": name, "bytes": path.stat().st_size, "crc32": _checksum(vectors)}
 
     def _read(self, round_: int) -> RunState:
         document = self._document(round_)
@@ -162,9 +157,10 @@ class Checkpoints:
         data = path.read_bytes()
         if len(data) != entry["bytes"]:
             raise RunError(f"{path.name} has {len(data)} bytes instead of {entry['bytes']}")
-        if zlib.crc32(data) != entry["crc32"]:
+        vectors: State = load(data)
+        if _checksum(vectors) != entry["crc32"]:
             raise RunError(f"{path.name} does not match its checksum")
-        return load(data)
+        return vectors
 
     def _document(self, round_: int) -> dict:  # type: ignore[type-arg]
         return json.loads(self._path(round_).read_text())  # type: ignore[no-any-return]
@@ -179,3 +175,11 @@ class Checkpoints:
         for path in self._folder.iterdir():
             if path.name not in names:
                 path.unlink()
+
+
+def _checksum(vectors: State) -> int:
+    """CRC-32 over all vectors in the order of their names."""
+    checksum = 0
+    for name in sorted(vectors):
+        checksum = zlib.crc32(vectors[name].data, checksum)
+    return checksum

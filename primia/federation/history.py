@@ -55,8 +55,12 @@ class History:
         """Append one round's rows."""
         self._rounds.append(pa.Table.from_pylist([asdict(row) for row in rows], schema=SCHEMA))
 
-    def write(self, path: Path) -> None:
-        """Write all rows, atomically."""
-        table = pa.concat_tables(self._rounds) if self._rounds else SCHEMA.empty_table()
-        with atomic_path(path) as temporary:
-            pq.write_table(table, temporary)
+    def table(self) -> pa.Table:
+        """All rows; it does not change when rounds are added."""
+        return pa.concat_tables(self._rounds) if self._rounds else SCHEMA.empty_table()
+
+
+def write_history(table: pa.Table, path: Path) -> None:
+    """Write rows, atomically."""
+    with atomic_path(path) as temporary:
+        pq.write_table(table, temporary)

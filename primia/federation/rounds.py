@@ -11,9 +11,10 @@ from dataclasses import dataclass, field, replace
 from time import perf_counter
 
 from primia.errors import FederationError, TrainingError
+from primia.federation.background import BackgroundWriter
 from primia.federation.checkpoint import Best, Checkpoints, Progress, RunState
 from primia.federation.events import Event, Notice, RoundFinished, RoundStarted, RunStarted, SiteFinished, SiteLeftOut
-from primia.federation.history import ALL_SITES, History, HistoryRow
+from primia.federation.history import ALL_SITES, History, HistoryRow, write_history
 from primia.federation.hosts import Hosts
 from primia.federation.policies import RunPolicies
 from primia.federation.run_folder import RunFolder
@@ -75,6 +76,7 @@ class RoundLoop:
         self._server.state = dict(state.server)
         self._folder = RunFolder(setup.folder)
         self._history = History.read(self._folder.history, state.model.round)
+        self._writer = BackgroundWriter()
         self._downloaded: dict[str, int] = {}
 
     def run(self) -> Iterator[Event]:
@@ -89,7 +91,7 @@ class RoundLoop:
         rounds = self._federation.rounds
         yield self._started()
         if self.state.model.round == 0:
-            self._checkpoints.save(self.state)
+            self._save()
         try:
             for round_ in range(self.state.model.round + 1, rounds + 1):
                 yield from self._round(round_)
@@ -99,7 +101,7 @@ class RoundLoop:
                     yield Notice("info", f"stopped after round {round_}: {stop.reason}")
                     break
         finally:
-            self._checkpoints.flush()
+            self._writer.flush()
 
     def evaluate(self, split: str, sites: Sequence[str], model: GlobalModel) -> Generator[Event, None, Evaluations]:
         """Metrics of a model at each named site that answers, in site order; a site that does not is left out, and said."""
@@ -129,7 +131,7 @@ class RoundLoop:
         self.add_seconds(training=trained - start, validation=perf_counter() - trained)
         seconds = perf_counter() - start
         self._record(round_, outcome, validation, seconds)
-        self._checkpoints.save(self.state)
+        self._save()
         yield RoundFinished(
             round=round_,
             rounds=self._federation.rounds,
@@ -230,6 +232,16 @@ class RoundLoop:
         progress: Progress = replace(self.state.progress, **changes)  # type: ignore[arg-type]
         self.state = replace(self.state, progress=progress)
 
+    def _save(self) -> None:
+        """Start to write checkpoint and history of the last round; its vectors do not change any more."""
+        state, rows = self.state, self._history.table()
+
+        def write() -> None:
+            self._checkpoints.write(state)
+            write_history(rows, self._folder.history)
+
+        self._writer.submit(write)
+
     def _record(self, round_: int, outcome: _Outcome, validation: _Validation | None, seconds: float) -> None:
         up = dict(self.state.progress.up_bytes)
         rows = []
@@ -240,7 +252,6 @@ class RoundLoop:
         rows += [HistoryRow(round_, failure.site, failure.reason) for failure in outcome.failures]
         rows.append(self._pooled_row(round_, outcome, validation, seconds))
         self._history.add(rows)
-        self._history.write(self._folder.history)
 
     def _site_row(self, round_: int, report: SiteReport, validation: _Validation | None) -> HistoryRow:
         result = report.result

@@ -105,7 +105,7 @@ class RunFolder:
         return str(json.loads(self.data.read_text())["fingerprint"])
 
     def write_summary(self, summary: Mapping[str, object]) -> None:
-        """Write ``summary.json``; numbers that are not finite become null."""
+        """Write ``summary.json``; every number in it is finite or null."""
         atomic_text(self.summary, json.dumps(summary, indent=1, allow_nan=False) + "\n")
 
     def read_summary(self) -> dict[str, object]:

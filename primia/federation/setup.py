@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 
 import numpy as np
@@ -73,12 +74,12 @@ def prepare_run(setup: RunSetup, facts: Sequence[SiteFacts]) -> Prepared:
     settings = setup.settings
     training_images = {fact.name: fact.training_images for fact in facts if fact.training_images}
     steps = round_steps(training_images, setup.sites, settings.federation, settings.training)
-    pooled = sum((fact.pixels for fact in facts if fact.pixels), start=PixelSums.zero(setup.channels)).normalisation()
+    pooled = reduce(PixelSums.__add__, (fact.pixels for fact in facts if fact.pixels)).normalisation()
     learner = LearnerSpec(
         model=settings.model,
         training=settings.training,
         augmentation=settings.augmentation,
-        proximal_mu=settings.federation.proximal_mu,
+        proximal_mu=settings.federation.proximal_mu if settings.run.mode == "federated" else 0.0,
         precision=settings.resources.precision,
         device=setup.device,
         classes=setup.classes,

@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import save
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 
 from primia.config.settings import ModelSettings
 from primia.data.statistics import Normalisation
 from primia.errors import ModelError
 from primia.files import atomic_bytes, atomic_text
+from primia.models.pretrained import misfit
 from primia.models.registry import build_model
 
 _WEIGHTS = "model.safetensors"
@@ -55,17 +56,20 @@ def load_model(folder: Path) -> tuple[nn.Module, ModelCard]:
     # The weights are all loaded below, so pretrained ones need not be there any more.
     settings = card.model.model_copy(update={"pretrained": "no"})
     model = build_model(settings, classes=len(card.classes), channels=card.channels, image_size=card.image_size, seed=0)
-    path = folder / _WEIGHTS
-    try:
-        missing, unexpected = model.load_state_dict(load_file(path), strict=False)
-    except FileNotFoundError:
-        raise ModelError(f"{path}: no such file; is the run finished?") from None
-    except (SafetensorError, RuntimeError, OSError) as error:
-        raise ModelError(f"{path}: not the weights of this model ({str(error).strip().splitlines()[0]})") from None
-    absent = [name for name in missing if not name.endswith("num_batches_tracked")]
-    if absent or unexpected:
-        raise ModelError(f"{path}: does not fit {_CARD}: {(absent or unexpected)[0]} is {'missing' if absent else 'unknown'}")
+    state = _load_weights(folder / _WEIGHTS)
+    if wrong := misfit(state, model.state_dict()):
+        raise ModelError(f"{folder / _WEIGHTS}: does not fit {_CARD}: {wrong}; the two files are of different runs")
+    model.load_state_dict(state, strict=False)
     return model.eval(), card
+
+
+def _load_weights(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise ModelError(f"{path}: no such file; is the run finished?")
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"{path}: cut short or not a safetensors file ({error}); copy it again") from None
 
 
 def _load_card(path: Path) -> ModelCard:
@@ -79,7 +83,7 @@ def _load_card(path: Path) -> ModelCard:
                 "normalisation": Normalisation(**{name: tuple(values) for name, values in document["normalisation"].items()}),
             }
         )
-    except FileNotFoundError:
-        raise ModelError(f"{path}: no such file; is this a run folder, and is the run finished?") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"{path}: not a model card ({str(error).strip().splitlines()[0]})") from None
+    except OSError as error:
+        raise ModelError(f"{path}: {error.strerror}; is this a run folder, and is the run finished?") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(f"{path}: not a model card ({' '.join(str(error).split())})") from None

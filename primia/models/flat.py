@@ -6,6 +6,7 @@ parameter a view of one storage.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -55,23 +56,20 @@ class FlatSpec:
     def of(cls, model: nn.Module) -> FlatSpec:
         """The layout of ``model``."""
         layers = [name for name, module in model.named_modules() if isinstance(module, _BatchNorm)]
-        return cls(_entries(model.named_parameters()), _entries(_float_buffers(model)), layers)
+        return cls(_entries(model.named_parameters()), _entries(_named_float_buffers(model)), layers)
 
     def parameters(self, model: nn.Module) -> Vector:
         """All parameters, ``(parameter_count,)``, a fresh contiguous array."""
-        return _flatten([parameter.detach() for parameter in model.parameters()])
+        return _flatten(list(model.parameters()), self.parameter_count)
 
     def buffers(self, model: nn.Module) -> Vector:
         """All float buffers, ``(buffer_count,)``, a fresh contiguous array."""
-        return _flatten([buffer for _, buffer in _float_buffers(model)])
+        return _flatten(_float_buffers(model), self.buffer_count)
 
-    @torch.no_grad()
     def load(self, model: nn.Module, parameters: Vector, buffers: Vector) -> None:
         """Copy both vectors, which may be read-only, into the model's own tensors."""
-        for entry, parameter in zip(self._parameters, model.parameters(), strict=True):
-            parameter.copy_(_tensor(parameters, entry))
-        for entry, (_, buffer) in zip(self._buffers, _float_buffers(model), strict=True):
-            buffer.copy_(_tensor(buffers, entry))
+        _unflatten(parameters, list(model.parameters()))
+        _unflatten(buffers, _float_buffers(model))
 
     def state_dict(self, parameters: Vector, buffers: Vector) -> dict[str, Vector]:
         """Named views of both vectors, for a model file."""
@@ -79,8 +77,12 @@ class FlatSpec:
         return {entry.name: vector[entry.span].reshape(entry.shape) for entry, vector in named}
 
 
-def _float_buffers(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    return ((name, buffer) for name, buffer in model.named_buffers() if buffer.is_floating_point())
+def _named_float_buffers(model: nn.Module) -> list[tuple[str, Tensor]]:
+    return [(name, buffer) for name, buffer in model.named_buffers() if buffer.is_floating_point()]
+
+
+def _float_buffers(model: nn.Module) -> list[Tensor]:
+    return [buffer for _, buffer in _named_float_buffers(model)]
 
 
 def _entries(tensors: Iterable[tuple[str, Tensor]]) -> list[Entry]:
@@ -92,17 +94,29 @@ def _entries(tensors: Iterable[tuple[str, Tensor]]) -> list[Entry]:
 
 
 def _mask(entries: Sequence[Entry], wanted: Callable[[str], bool]) -> NDArray[np.bool_]:
-    parts = [np.full(entry.size, wanted(entry.name)) for entry in entries]
-    return np.concatenate(parts) if parts else np.zeros(0, dtype=np.bool_)
+    sizes = np.array([entry.size for entry in entries], dtype=np.int64)
+    return np.repeat(np.array([wanted(entry.name) for entry in entries], dtype=np.bool_), sizes)
 
 
-def _flatten(tensors: Sequence[Tensor]) -> Vector:
-    if not tensors:
-        return np.zeros(0, dtype=np.float32)
-    vector: Vector = torch.cat([tensor.reshape(-1) for tensor in tensors]).float().cpu().numpy()
+@torch.no_grad()
+def _flatten(tensors: Sequence[Tensor], size: int) -> Vector:
+    # numpy's own memory comes in huge pages, which torch's does not: 12 ms instead of 20 for ResNet-18.
+    vector = np.empty(size, dtype=np.float32)
+    for part, tensor in _parts(torch.from_numpy(vector), tensors):
+        part.copy_(tensor)
     return vector
 
 
-def _tensor(vector: Vector, entry: Entry) -> Tensor:
-    part = vector[entry.span].reshape(entry.shape)
-    return torch.frombuffer(part, dtype=torch.float32).view(entry.shape) if part.flags.writeable else torch.from_numpy(part.copy())
+@torch.no_grad()
+def _unflatten(vector: Vector, tensors: Sequence[Tensor]) -> None:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        flat = torch.from_numpy(vector)
+    for part, tensor in _parts(flat.to(tensors[0].device) if tensors else flat, tensors):
+        tensor.copy_(part)
+
+
+def _parts(vector: Tensor, tensors: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Each tensor with its part of the vector, in the tensor's shape."""
+    parts = torch.split(vector, [tensor.numel() for tensor in tensors])
+    return ((part.view(tensor.shape), tensor) for part, tensor in zip(parts, tensors, strict=True))

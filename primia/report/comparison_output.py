@@ -41,11 +41,11 @@ _PAGE_COLUMNS = {
 
 def comparison_table(comparison: Comparison) -> RenderableType:
     """Runs group by group with the mean and spread of each group, then whether they compare, and the conclusion last."""
-    fair = Text("comparable: the same images, settings and optimisation steps", style="green")
+    fair = [Text("comparable: the same images, settings and optimisation steps", style="green")] if len(comparison.runs) > 1 else []
     unfair = [Text("NOT comparable as they are:", style="bold red"), *(Text(f"  {line}") for line in comparison.differences)]
     return Group(
         _runs_table(comparison),
-        *([fair] if comparison.is_fair else unfair),
+        *(fair if comparison.is_fair else unfair),
         *(Text(f"note: {line}", style="dim") for line in comparison.caveats),
         *(Text(line, style="bold") for line in comparison.conclusions),
     )

@@ -24,6 +24,7 @@ _STATUS = {
     "stopped": "Stopped early: validation did not get better any more, see federation.patience.",
     "interrupted": "Interrupted: this run did not reach its last round.",
 }
+_PHASES = {"data": "preparing images", "start": "starting"}
 _COUNTED = ("train", "validation", "test")
 _ALL_SITES = "all sites"
 
@@ -73,7 +74,7 @@ def render_report(results: RunResults) -> str:
         first_rate=rounds[0].learning_rate if rounds else None,
         count_rows=counts,
         hidden_counts=hidden_counts,
-        phases=[(phase, seconds) for phase, seconds in run.timing.items() if phase != "total"],
+        phases=[(_PHASES.get(phase, phase), seconds) for phase, seconds in run.timing.items() if phase != "total"],
         traffic_rows=traffic,
         hidden_traffic=len(run.communication.sites) - len(traffic),
         settings=_settings_rows(run.config),
@@ -99,7 +100,7 @@ def _classes(names: Sequence[str]) -> str:
 
 def _manner(run: RunSummary) -> str:
     if run.mode == "federated":
-        return "Each site trained on its own images; only model updates were exchanged."
+        return "Each site trained on its own images; model updates and summary statistics left it, images did not."
     if run.mode == "pooled":
         return "The images of all sites were used as one set."
     return f"Only the images of {run.local_site} were used."

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
+
+from primia.data.randomness import stream
 
 
 def steps_per_epoch(images: int, batch_size: int) -> int:
@@ -21,20 +22,10 @@ def batches(images: int, batch_size: int, *, seed: int, site: str, first_step: i
     most one: there is no tiny last batch, which BatchNorm could not bear.
     """
     per_epoch = steps_per_epoch(images, batch_size)
-    epoch, parts = -1, []
-    for step in range(first_step, first_step + steps):
-        if step // per_epoch != epoch:
-            epoch = step // per_epoch
-            parts = np.array_split(_permutation(images, seed, site, epoch), per_epoch)
-        yield parts[step % per_epoch]
-
-
-def derived_seed(*parts: object) -> int:
-    """A 64-bit seed from a stable hash of ``parts``."""
-    text = "/".join(str(part) for part in parts)
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
-
-
-def _permutation(images: int, seed: int, site: str, epoch: int) -> NDArray[np.int64]:
-    key = derived_seed("batches", seed, site, epoch)
-    return np.random.Generator(np.random.Philox(key=key)).permutation(images)
+    step, end = first_step, first_step + steps
+    while step < end:
+        epoch, first = divmod(step, per_epoch)
+        order = stream(seed, "batches", site, epoch).permutation(images)
+        last = min(per_epoch, first + end - step)
+        yield from np.array_split(order, per_epoch)[first:last]
+        step += last - first

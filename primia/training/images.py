@@ -12,12 +12,13 @@ from primia.data.statistics import Normalisation
 
 
 def unit_images(data: Dataset, index: NDArray[np.int64], device: torch.device) -> Tensor:
-    """The images at ``index`` as floats from 0 to 1, ``(k, C, H, W)``."""
-    return torch.from_numpy(data.gather(index)).to(device).float().div_(255)
+    """The images at ``index`` as floats from 0 to 1, ``(k, C, H, W)``, in the memory format that convolutions like best."""
+    images = torch.from_numpy(data.gather(index)).to(device)
+    return images.to(torch.float32, memory_format=torch.channels_last).div_(255)
 
 
-def normalised(images: Tensor, normalisation: Normalisation) -> Tensor:
-    """Images with zero mean and unit deviation by ``normalisation``, in the memory format that convolutions like best."""
+def normalise_(images: Tensor, normalisation: Normalisation) -> Tensor:
+    """Bring images in place to zero mean and unit deviation by ``normalisation``."""
     mean = torch.tensor(normalisation.mean, device=images.device).view(1, -1, 1, 1)
     std = torch.tensor(normalisation.std, device=images.device).view(1, -1, 1, 1)
-    return ((images - mean) / std).contiguous(memory_format=torch.channels_last)
+    return images.sub_(mean).div_(std)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from time import perf_counter
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,25 +15,26 @@ from torch.nn import functional as F
 
 from primia.config.settings import AugmentationSettings, ModelSettings, TrainingSettings
 from primia.data.augmentation import Augmentation
+from primia.data.randomness import stream
 from primia.data.shard import Dataset
 from primia.data.statistics import Normalisation
-from primia.errors import TrainingError
 from primia.models.flat import FlatSpec, Vector
 from primia.models.registry import build_model
-from primia.training.batches import batches, derived_seed
+from primia.training.batches import batches
+from primia.training.errors import NonFiniteLoss
 from primia.training.evaluation import Evaluation, evaluate_model
-from primia.training.images import normalised, unit_images
-from primia.training.optimizers import build_optimizer, load_state, state_vectors
+from primia.training.images import normalise_, unit_images
+from primia.training.optimizers import State, build_optimizer, load_state_arrays, state_arrays
 from primia.training.schedule import learning_rate
-
-
-class NonFiniteLoss(TrainingError):
-    """The loss became NaN or infinite."""
 
 
 @dataclass(frozen=True)
 class LearnerSpec:
-    """Everything that decides how a learner works, apart from its data."""
+    """Everything that decides how a learner works, apart from its data.
+
+    ``proximal_mu``: FedProx's pull towards the loaded model, 0 for none. ``precision``: of forward and backward; the
+    parameters stay float32. ``class_weights``: of the loss, one a class.
+    """
 
     model: ModelSettings
     training: TrainingSettings
@@ -51,7 +51,7 @@ class LearnerSpec:
 
 @dataclass(frozen=True)
 class LocalWork:
-    """A site's part in a round; ``first_step`` is how many optimiser steps the site has made before."""
+    """A site's part in a round (from 1); ``first_step`` is how many optimiser steps the site has made before."""
 
     site: str
     round: int
@@ -63,7 +63,7 @@ class LocalWork:
 
 @dataclass(frozen=True)
 class LocalResult:
-    """Mean loss over images, images seen, steps made, the last learning rate, wall seconds."""
+    """Mean loss over images, images seen, steps made, the last learning rate, wall time in seconds."""
 
     loss: float
     samples: int
@@ -73,21 +73,26 @@ class LocalResult:
 
 
 class Learner:
-    """A model on a device, and the work on it. Results depend on the spec, the work, the data and the loaded vectors alone."""
+    """A model on a device, and the work on it.
+
+    Results follow from the spec, the work, the data and the loaded vectors alone: not from earlier calls, nor from the
+    process. A new learner has the seed's initial weights; pretrained ones come, like all others, with :meth:`load`.
+    """
 
     def __init__(self, spec: LearnerSpec) -> None:
         self.spec = spec
         self._device = torch.device(spec.device)
-        model = build_model(spec.model, classes=len(spec.classes), channels=spec.channels, image_size=spec.image_size, seed=spec.seed)
+        settings = spec.model.model_copy(update={"pretrained": "no"})
+        model = build_model(settings, classes=len(spec.classes), channels=spec.channels, image_size=spec.image_size, seed=spec.seed)
         self.model = model.to(self._device).to(memory_format=torch.channels_last)
         self.flat = FlatSpec.of(self.model)
         self._augment = Augmentation(spec.augmentation)
-        self._weights = None if spec.class_weights is None else torch.tensor(spec.class_weights, device=self._device)
+        self._class_weights = None if spec.class_weights is None else torch.tensor(spec.class_weights, device=self._device)
         self._optimizer = build_optimizer(spec.training, self.model)
-        self._keeps_state = False
+        self._goes_on = False
 
     def load(self, parameters: Vector, buffers: Vector) -> None:
-        """Load a global model."""
+        """Load a model: parameters and float buffers."""
         self.flat.load(self.model, parameters, buffers)
 
     def parameters(self) -> Vector:
@@ -98,15 +103,15 @@ class Learner:
         """The model's float buffers, a fresh vector."""
         return self.flat.buffers(self.model)
 
-    def optimizer_state(self) -> dict[str, NDArray[Any]]:
-        """State of the optimiser after :meth:`train`."""
-        return state_vectors(self._optimizer)
+    def optimizer_state(self) -> dict[str, NDArray[np.generic]]:
+        """State of the optimiser after :meth:`train`, as copies."""
+        return state_arrays(self._optimizer)
 
-    def load_optimizer_state(self, state: dict[str, NDArray[Any]]) -> None:
+    def load_optimizer_state(self, state: State) -> None:
         """Start the next :meth:`train` with this state instead of a fresh one."""
         self._optimizer = build_optimizer(self.spec.training, self.model)
-        load_state(self._optimizer, state)
-        self._keeps_state = True
+        load_state_arrays(self._optimizer, state)
+        self._goes_on = True
 
     def train(self, data: Dataset, work: LocalWork) -> LocalResult:
         """Make the steps of ``work`` on the loaded model.
@@ -114,61 +119,66 @@ class Learner:
         Raises:
             NonFiniteLoss: names site, round and batch.
         """
-        begun = perf_counter()
-        if not self._keeps_state:
+        start = perf_counter()
+        if not self._goes_on:
             self._optimizer = build_optimizer(self.spec.training, self.model)
-        self._keeps_state = False
-        start = [parameter.detach().clone() for parameter in self.model.parameters()] if self.spec.proximal_mu else []
+        self._goes_on = False
+        anchors = [parameter.detach().clone() for parameter in self.model.parameters()] if self.spec.proximal_mu else []
         self.model.train()
-        total, samples, rate = 0.0, 0, 0.0
+        total, samples = 0.0, 0
         for step, index in enumerate(self._batches(data, work)):
             rate = self._set_rate((work.round - 1 + step / work.steps) / work.rounds)
-            loss = self._step(data, index, work, step, start)
+            loss = self._step(self._images(data, index, work, step), self._labels(data, index), anchors)
             if not isfinite(loss):
-                raise NonFiniteLoss(
-                    f"the loss is {loss} at site {work.site!r}, round {work.round}, batch {step + 1} of {work.steps}: "
-                    f"lower training.learning_rate (now {rate:g}), or check the images"
-                )
+                raise self._not_finite("loss", work, step, rate)
             total += loss * len(index)
             samples += len(index)
-        return LocalResult(total / max(1, samples), samples, work.steps, rate, perf_counter() - begun)
+        self._optimizer.zero_grad(set_to_none=True)
+        if not self._is_finite():
+            raise self._not_finite("model", work, step, rate)
+        return LocalResult(total / samples, samples, work.steps, rate, perf_counter() - start)
 
     def evaluate(self, data: Dataset, normalisation: Normalisation) -> Evaluation:
-        """Summable metrics of the loaded model."""
-        spec = self.spec
+        """Summable metrics of the loaded model; raises NonFiniteLoss where its outputs are not finite."""
         return evaluate_model(
             self.model,
             data,
             normalisation,
-            len(spec.classes),
-            batch_size=spec.training.evaluation_batch_size,
-            precision=spec.precision,
+            len(self.spec.classes),
+            batch_size=self.spec.training.evaluation_batch_size,
+            precision=self.spec.precision,
         )
 
     def _batches(self, data: Dataset, work: LocalWork) -> Iterator[NDArray[np.int64]]:
         size = self.spec.training.batch_size
         return batches(len(data), size, seed=self.spec.seed, site=work.site, first_step=work.first_step, steps=work.steps)
 
-    def _step(self, data: Dataset, index: NDArray[np.int64], work: LocalWork, step: int, start: list[Tensor]) -> float:
-        generator = torch.Generator(self._device).manual_seed(
-            derived_seed("augmentation", self.spec.seed, work.site, work.first_step + step)
-        )
-        images = normalised(self._augment(unit_images(data, index, self._device), generator), work.normalisation)
-        labels = torch.from_numpy(data.labels[index]).to(self._device)
+    def _images(self, data: Dataset, index: NDArray[np.int64], work: LocalWork, step: int) -> Tensor:
+        """Augmented, normalised images; the draws are keyed by seed, site and the site's own count of steps."""
+        key = stream(self.spec.seed, "augmentation", work.site, work.first_step + step)
+        generator = torch.Generator().manual_seed(int(key.integers(2**63)))
+        images = self._augment(unit_images(data, index, self._device), generator)
+        return normalise_(images, work.normalisation).contiguous(memory_format=torch.channels_last)
+
+    def _labels(self, data: Dataset, index: NDArray[np.int64]) -> Tensor:
+        return torch.from_numpy(data.labels[index]).to(self._device)
+
+    def _step(self, images: Tensor, labels: Tensor, anchors: Sequence[Tensor]) -> float:
         self._optimizer.zero_grad(set_to_none=True)
-        with self._autocast():
+        with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self.spec.precision == "bfloat16"):
             logits = self.model(images)
-        loss = F.cross_entropy(logits.float(), labels, weight=self._weights, label_smoothing=self.spec.training.label_smoothing)
-        loss.backward()  # type: ignore[no-untyped-call]
-        if start:
-            self._pull_towards(start)
+        smoothing = self.spec.training.label_smoothing
+        loss = F.cross_entropy(logits.float(), labels, weight=self._class_weights, label_smoothing=smoothing)
+        torch.autograd.backward(loss)
+        if anchors:
+            self._pull_towards(anchors)
         self._optimizer.step()
         return loss.item()
 
     @torch.no_grad()
-    def _pull_towards(self, start: list[Tensor]) -> None:
-        """FedProx (Li et al., MLSys 2020): the gradient of mu/2 |w - w_global|^2."""
-        for parameter, anchor in zip(self.model.parameters(), start, strict=True):
+    def _pull_towards(self, anchors: Sequence[Tensor]) -> None:
+        """Add the gradient of mu/2 |w - w_global|^2 (FedProx: Li et al., MLSys 2020, eq. 2)."""
+        for parameter, anchor in zip(self.model.parameters(), anchors, strict=True):
             if parameter.grad is not None:
                 parameter.grad.add_(parameter - anchor, alpha=self.spec.proximal_mu)
 
@@ -178,5 +188,21 @@ class Learner:
             group["lr"] = rate
         return rate
 
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self.spec.precision == "bfloat16")
+    def _is_finite(self) -> bool:
+        """Whether the last step, which no loss has seen yet, left every parameter and statistic finite."""
+        tensors = [*self.model.parameters(), *self.model.buffers()]
+        return all(bool(tensor.isfinite().all()) for tensor in tensors)
+
+    def _not_finite(self, what: str, work: LocalWork, step: int, rate: float) -> NonFiniteLoss:
+        return NonFiniteLoss(
+            f"site {work.site}, round {work.round}, batch {step + 1} of {work.steps}: the {what} is no longer finite; lower "
+            f"training.learning_rate (now {rate:.3g}){self._suspects()}"
+        )
+
+    def _suspects(self) -> str:
+        suspects = []
+        if self.spec.class_weights is not None:
+            suspects.append(f"look at the class weights (largest {max(self.spec.class_weights):.3g})")
+        if self.spec.precision != "float32":
+            suspects.append("set resources.precision = float32")
+        return "".join(f", or {suspect}" for suspect in suspects)

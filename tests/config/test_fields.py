@@ -23,10 +23,27 @@ from primia.config.settings import Settings
         ('"say ""yes"""', 'say "yes"'),
         ('" x "', " x "),
         ('"a" b', '"a" b'),
+        ('5" disk # old', '5" disk'),
     ],
 )
 def test_comments_and_quotes(written: str, value: str) -> None:
-    assert uncomment(written) == value
+    assert parse(uncomment(written), "run.site") == value
+
+
+@pytest.mark.parametrize(
+    ("written", "values"),
+    [
+        ("a", ["a"]),
+        (" a ,b c,d # e", ["a", "b c", "d"]),
+        ('"a, b", c', ["a, b", "c"]),
+        ('"a #1", "b", c"d # e', ["a #1", "b", 'c"d']),
+        ("a,,b", ["a", "", "b"]),
+        ("a,", ["a", ""]),
+        ('"a" b, c', ['"a" b', "c"]),
+    ],
+)
+def test_lists(written: str, values: list[str]) -> None:
+    assert parse(uncomment(written), "data.classes") == values
 
 
 @pytest.mark.parametrize(
@@ -68,3 +85,8 @@ def test_parse_makes_what_the_model_cannot_make_from_text() -> None:
 )
 def test_render(value: object, text: str) -> None:
     assert render(value) == text
+
+
+@pytest.mark.parametrize("items", [("a",), ("a, b", "c"), ('"x', 'y"'), ("a #1", " b"), ('""', "'")])
+def test_a_rendered_list_reads_back(items: tuple[str, ...]) -> None:
+    assert parse(uncomment(render(items)), "data.classes") == list(items)

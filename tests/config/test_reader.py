@@ -146,7 +146,7 @@ def test_an_empty_file_is_the_defaults(write: Write) -> None:
 
 LINES = st.text(st.characters(exclude_categories=["C", "Z"], include_characters=" #;\"=%[]:,'"), max_size=12)
 PATHS = LINES.filter(lambda text: text not in ("", ".") and not text.startswith("~")).map(Path)
-CLASSES = LINES.map(lambda text: text.replace(",", "").strip()).filter(bool)
+CLASSES = LINES.filter(bool)
 SETTINGS = st.builds(
     lambda **sections: Settings.model_validate(sections),
     run=st.fixed_dictionaries(

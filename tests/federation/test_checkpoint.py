@@ -26,8 +26,7 @@ def state(round_: int, best: int) -> RunState:
 def saved(folder: Path, rounds: int = 3) -> Checkpoints:
     checkpoints = Checkpoints(folder, keep=2)
     for round_ in range(1, rounds + 1):
-        checkpoints.save(state(round_, best=min(round_, 2)))
-    checkpoints.flush()
+        checkpoints.write(state(round_, best=min(round_, 2)))
     return checkpoints
 
 
@@ -71,8 +70,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path: Path, damag
     loaded, complaints = checkpoints.load_latest()
     assert loaded is not None and loaded.model.round == 2
     assert len(complaints) == 1 and "round 3" in complaints[0]
-    checkpoints.save(state(3, best=2))
-    checkpoints.flush()
+    checkpoints.write(state(3, best=2))
     again, complaints = checkpoints.load_latest()
     assert again is not None and again.model.round == 3 and not complaints
 
@@ -81,10 +79,8 @@ def test_no_checkpoint_is_none(tmp_path: Path) -> None:
     assert Checkpoints(tmp_path / "none", 2).load_latest() == (None, [])
 
 
-def test_a_failed_write_is_raised_at_the_next_call(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_made_is_one_clear_error(tmp_path: Path) -> None:
     blocked = tmp_path / "file"
     blocked.write_text("in the way")
-    checkpoints = Checkpoints(blocked / "checkpoints", 2)
-    checkpoints.save(state(1, best=1))
-    with pytest.raises((RunError, OSError)):
-        checkpoints.flush()
+    with pytest.raises(RunError, match="cannot make .*checkpoints: Not a directory"):
+        Checkpoints(blocked / "checkpoints", 2).write(state(1, best=1))

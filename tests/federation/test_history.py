@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from primia.federation.history import History, HistoryRow
+from primia.federation.history import History, HistoryRow, write_history
 
 
 def rows(round_: int) -> list[HistoryRow]:
@@ -16,10 +16,10 @@ def test_rows_are_written_and_read_up_to_a_round(tmp_path: Path) -> None:
     history = History()
     for round_ in (1, 2, 3):
         history.add(rows(round_))
-        history.write(path)
+        write_history(history.table(), path)
     resumed = History.read(path, last_round=2)
     resumed.add(rows(3))
-    resumed.write(path)
+    write_history(resumed.table(), path)
     table = pq.read_table(path).to_pydict()
     assert table["round"] == [1, 1, 2, 2, 3, 3]
     assert table["status"][-1] == "its actor died"
@@ -28,5 +28,5 @@ def test_rows_are_written_and_read_up_to_a_round(tmp_path: Path) -> None:
 
 def test_a_missing_file_is_an_empty_history(tmp_path: Path) -> None:
     path = tmp_path / "rounds.parquet"
-    History.read(path, 5).write(path)
+    write_history(History.read(path, 5).table(), path)
     assert pq.read_table(path).num_rows == 0

@@ -161,7 +161,7 @@ def make_run(
                 for split, images in (("train", 60), ("validation", 20), ("test", 20))
             },
         },
-        "faults": [{"round": 3, "site": trained[1], "reason": "the worker died"}] if mode == "federated" else [],
+        "faults": [{"round": 3, "site": site, "reason": "the worker died"} for site in trained[1:2]],
         "versions": {"python": "3.11.7", "torch": "2.14.1", "primia": "0.1.0"},
         "config": config,
     }

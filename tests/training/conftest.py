@@ -1,0 +1,77 @@
+"""A small dataset in memory and a learner for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from primia.config.settings import AugmentationSettings, ModelSettings, TrainingSettings
+from primia.data.statistics import Normalisation
+from primia.training.learner import Learner, LearnerSpec, LocalWork
+
+CLASSES = ("low", "middle", "high")
+
+
+class MemoryDataset:
+    """Noise whose mean grows with the class."""
+
+    def __init__(self, images: int, seed: int = 0, channels: int = 1, size: int = 8) -> None:
+        rng = np.random.Generator(np.random.Philox(seed))
+        self.labels: NDArray[np.int64] = rng.integers(0, 3, images)
+        noise = rng.integers(0, 180, (images, channels, size, size))
+        self.images: NDArray[np.uint8] = (noise + 30 * self.labels[:, None, None, None]).astype(np.uint8)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def gather(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
+        return self.images[indices]
+
+
+@pytest.fixture
+def make_data() -> Callable[..., MemoryDataset]:
+    return MemoryDataset
+
+
+@pytest.fixture
+def data() -> MemoryDataset:
+    return MemoryDataset(42)
+
+
+@pytest.fixture
+def make_learner() -> Callable[..., Learner]:
+    """A learner; keyword arguments are sections with the keys to change, or fields of the spec."""
+
+    def make(
+        model: dict[str, object] | None = None,
+        training: dict[str, object] | None = None,
+        augmentation: dict[str, object] | None = None,
+        **fields: object,
+    ) -> Learner:
+        values: dict[str, object] = {
+            "model": ModelSettings.model_validate(model or {}),
+            "training": TrainingSettings.model_validate({"batch_size": 8, "learning_rate": 0.01} | (training or {})),
+            "augmentation": AugmentationSettings.model_validate(augmentation or {}),
+            "proximal_mu": 0.0,
+            "precision": "float32",
+            "device": "cpu",
+            "classes": CLASSES,
+            "channels": 1,
+            "image_size": 8,
+            "seed": 3,
+            "class_weights": None,
+        }
+        return Learner(LearnerSpec(**values | fields))  # type: ignore[arg-type]
+
+    return make
+
+
+@pytest.fixture
+def make_work() -> Callable[..., LocalWork]:
+    def make(site: str = "hospital-a", round: int = 1, rounds: int = 4, first_step: int = 0, steps: int = 6) -> LocalWork:
+        return LocalWork(site, round, rounds, first_step, steps, Normalisation((0.45,), (0.22,)))
+
+    return make
