@@ -33,13 +33,13 @@ class _Given(NamedTuple):
     origin: str
 
 
-def load_config(path: Path | None = None, overrides: Sequence[str] = ()) -> Settings:
+def load_config(path: Path | str | None = None, overrides: Sequence[str] = ()) -> Settings:
     """Settings from an ``.ini`` file (None: all defaults) with ``section.key=value`` overrides on top.
 
     Raises:
         ConfigError: one line that says what is wrong, where, and what is allowed.
     """
-    return read_config(path, overrides)[0]
+    return read_config(Path(path) if path else None, overrides)[0]
 
 
 def read_config(path: Path | None = None, overrides: Sequence[str] = ()) -> tuple[Settings, list[str]]:

@@ -141,12 +141,12 @@ class ModelSettings(Section):
 class TrainingSettings(Section):
     """One site's local work."""
 
-    batch_size: PositiveCount = Field(32, description="Images a batch at each site.")
+    batch_size: PositiveCount = Field(16, description="Images a batch at each site.")
     evaluation_batch_size: PositiveCount = Field(256, description="Images a batch in evaluation.")
     optimizer: Literal["sgd", "adam", "adamw"] = Field("adam", description="Local optimiser.")
-    learning_rate: Positive = Field(1e-3, description="Learning rate at the start.")
+    learning_rate: Positive = Field(2e-3, description="Learning rate at the start.")
     end_learning_rate: Positive | None = Field(None, description="Learning rate at the end; empty: a hundredth of learning_rate.")
-    schedule: Literal["constant", "cosine", "log-linear"] = Field("constant", description="Course of the learning rate over the whole run.")
+    schedule: Literal["constant", "cosine", "log-linear"] = Field("cosine", description="Course of the learning rate over the whole run.")
     restarts: Count = Field(0, description="Times the schedule starts again within the run.")
     momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(0.9, description="Momentum.")
     beta1: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(0.9, description="Decay of the first moment.")
@@ -175,7 +175,7 @@ class AugmentationSettings(Section):
 class FederationSettings(Section):
     """Rounds: how long, who takes part, how updates become the next global model."""
 
-    rounds: PositiveCount = Field(10, description="Rounds of the run.")
+    rounds: PositiveCount = Field(15, description="Rounds of the run.")
     local_epochs: PositiveCount = Field(1, description="Passes of each site over its own shard in a round.")
     sync_every_n_batch: Count = Field(0, description="Batches of each site in a round instead of local_epochs; 0: whole epochs.")
     weighting: Literal["samples", "uniform"] = Field("samples", description="Weight of a site in the average.")

@@ -10,16 +10,15 @@ from torch.nn import functional
 
 from primia.config.settings import AugmentationSettings
 
-DRAWS = 11
-"""Uniform numbers an image uses up, whatever is switched on: one augmentation does not change another's draws."""
+ANGLE, SCALE, SHEAR, FLIP_X, FLIP_Y, SHIFT_X, SHIFT_Y, CONTRAST, BRIGHTNESS, NOISE, DRAWS = range(11)
+"""Columns of the uniform draws, and their number. All are drawn whatever is switched on: one setting does not change another's draws."""
 
 
 class Augmentation:
     """Affine change and flips by one bilinear resampling, then contrast, brightness and noise."""
 
     def __init__(self, settings: AugmentationSettings):
-        self._settings = settings
-        s = settings
+        self._settings = s = settings
         self._moves = any((s.rotation, s.translation, s.scale, s.shear, s.horizontal_flip, s.vertical_flip))
         self._recolours = any((s.noise, s.brightness, s.contrast))
 
@@ -32,49 +31,51 @@ class Augmentation:
             return images
         draws = torch.rand(len(images), DRAWS, generator=generator, device=generator.device).to(images.device)
         if self._moves:
-            images = self._move(images, draws[:, :8])
-        if self._recolours:
-            images = self._recolour(images, draws[:, 8:], generator)
-        return images
-
-    def _move(self, images: Tensor, draws: Tensor) -> Tensor:
-        forward = linear_part(self._settings, draws)
-        shift = 2.0 * self._settings.translation * (2.0 * draws[:, 6:8] - 1.0)
-        backward = torch.linalg.inv(forward)  # grid_sample asks where each output pixel comes from
-        origin = -(backward @ shift[:, :, None])
-        grid = functional.affine_grid(torch.cat((backward, origin), dim=2), list(images.shape), align_corners=False)
-        return functional.grid_sample(images, grid.to(images.dtype), mode="bilinear", padding_mode="border", align_corners=False)
-
-    def _recolour(self, images: Tensor, draws: Tensor, generator: torch.Generator) -> Tensor:
-        s = self._settings
-        contrast, brightness = 1.0 + s.contrast * (2.0 * draws[:, 0] - 1.0), s.brightness * (2.0 * draws[:, 1] - 1.0)
-        middle = images.mean(dim=(1, 2, 3), keepdim=True)
-        images = middle + _each(contrast) * (images - middle) + _each(brightness)
-        if s.noise:
+            images = move(images, self._settings, draws)
+        if self._settings.noise:
             noise = torch.randn(images.shape, generator=generator, device=generator.device).to(images.device)
-            images = images + _each(s.noise * draws[:, 2]) * noise
-        return images.clamp(0.0, 1.0)
+            return recolour(images, self._settings, draws, noise)
+        return recolour(images, self._settings, draws) if self._recolours else images
 
 
-def linear_part(settings: AugmentationSettings, draws: Tensor) -> Tensor:
-    """Matrices ``(B, 2, 2)`` of rotation · shear · scale · flips in (x, y) coordinates, from uniform ``draws`` ``(B, >= 6)``.
+def move(images: Tensor, settings: AugmentationSettings, draws: Tensor) -> Tensor:
+    """Rotate, shear, scale, flip and shift about the centre, by uniform ``draws`` ``(B, DRAWS)``, of which 0.5 is no change."""
+    shift = 2.0 * settings.translation * _spread(draws[:, [SHIFT_X, SHIFT_Y]])
+    backward = torch.linalg.inv(_linear_part(settings, draws))  # grid_sample asks where each output pixel comes from
+    affine = torch.cat((backward, -(backward @ shift[:, :, None])), dim=2)
+    grid = functional.affine_grid(affine, list(images.shape), align_corners=False).to(images.dtype)
+    return functional.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
-    Positive angles turn the picture clockwise, y pointing down.
-    """
-    spread = 2.0 * draws - 1.0
-    angle = math.radians(settings.rotation) * spread[:, 0]
-    scale = 1.0 + settings.scale * spread[:, 1]
-    shear = torch.tan(math.radians(settings.shear) * spread[:, 2])
-    flip_x = torch.where(draws[:, 3] < settings.horizontal_flip, -scale, scale)
-    flip_y = torch.where(draws[:, 4] < settings.vertical_flip, -scale, scale)
+
+def recolour(images: Tensor, settings: AugmentationSettings, draws: Tensor, noise: Tensor | None = None) -> Tensor:
+    """Change contrast about each image's mean, then brightness, then add ``noise`` of unit variance, scaled; clamped to 0..1."""
+    factor = 1.0 + settings.contrast * _spread(draws[:, CONTRAST])
+    offset = settings.brightness * _spread(draws[:, BRIGHTNESS])
+    middle = images.mean(dim=(1, 2, 3), keepdim=True)
+    images = middle + _each(factor) * (images - middle) + _each(offset)
+    if noise is not None:
+        images = images + _each(settings.noise * draws[:, NOISE]) * noise
+    return images.clamp(0.0, 1.0)
+
+
+def _linear_part(settings: AugmentationSettings, draws: Tensor) -> Tensor:
+    """Matrices ``(B, 2, 2)`` of rotation · shear · scale · flips in (x, y), y pointing down: positive angles turn clockwise."""
+    angle = math.radians(settings.rotation) * _spread(draws[:, ANGLE])
+    shear = torch.tan(math.radians(settings.shear) * _spread(draws[:, SHEAR]))
+    scale = 1.0 + settings.scale * _spread(draws[:, SCALE])
+    flip_x = torch.where(draws[:, FLIP_X] < settings.horizontal_flip, -scale, scale)
+    flip_y = torch.where(draws[:, FLIP_Y] < settings.vertical_flip, -scale, scale)
     cosine, sine = torch.cos(angle), torch.sin(angle)
-    rotation = _matrix(cosine, -sine, sine, cosine)
     one, zero = torch.ones_like(angle), torch.zeros_like(angle)
-    return rotation @ _matrix(one, shear, zero, one) @ _matrix(flip_x, zero, zero, flip_y)
+    return _matrix(cosine, -sine, sine, cosine) @ _matrix(one, shear, zero, one) @ _matrix(flip_x, zero, zero, flip_y)
 
 
 def _matrix(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
     return torch.stack((torch.stack((a, b), dim=1), torch.stack((c, d), dim=1)), dim=1)
+
+
+def _spread(draws: Tensor) -> Tensor:
+    return 2.0 * draws - 1.0
 
 
 def _each(values: Tensor) -> Tensor:

@@ -35,10 +35,10 @@ def test_what_is_shown_can_be_read_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("sets", "said"),
     [
-        ((), "ok: federated run: convnet on the demo images at 64 pixels, 10 rounds of 1 epoch, into a new folder in runs\n"),
+        ((), "ok: federated run: convnet on the demo images at 64 pixels, 15 rounds of 1 epoch, into a new folder in runs\n"),
         (
             ("run.mode=local", "run.site=a", "run.name=x", "data.source=folder", "data.path=scans", "federation.sync_every_n_batch=5"),
-            "ok: local run of site a: convnet on images in scans at 64 pixels, 10 rounds of 5 batches, into runs/x\n",
+            "ok: local run of site a: convnet on images in scans at 64 pixels, 15 rounds of 5 batches, into runs/x\n",
         ),
         (
             ("run.mode=pooled", "federation.rounds=1", "federation.local_epochs=2"),

@@ -28,7 +28,7 @@ from primia.config.settings import Settings
         (["federation.server_momentum=0.5", "federation.server_optimizer=fedavgm"], []),
         (["federation.server_beta2=0.5", "federation.server_optimizer=fedavgm"], ["federation.server_beta2"]),
         (["federation.server_epsilon=0.5", "federation.server_optimizer=fedyogi"], []),
-        (["training.end_learning_rate=1e-4"], ["training.end_learning_rate"]),
+        (["training.end_learning_rate=1e-4", "training.schedule=constant"], ["training.end_learning_rate"]),
         (["training.end_learning_rate=1e-4", "training.schedule=log-linear"], []),
         (["data.demo_images=30"], []),
         (["data.demo_images=30", "data.source=mnist"], ["data.demo_images"]),

@@ -18,7 +18,7 @@ def network() -> nn.Module:
 def step(model: nn.Module, optimizer: torch.optim.Optimizer, number: int) -> None:
     generator = torch.Generator().manual_seed(number)
     for parameter in model.parameters():
-        parameter.grad = torch.randn(parameter.shape, generator=generator).to(memory_format=torch.preserve_format)
+        parameter.grad = torch.empty_like(parameter).copy_(torch.randn(parameter.shape, generator=generator))
     optimizer.step()
 
 
