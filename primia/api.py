@@ -90,6 +90,7 @@ def train(
             image_size=data.image_size,
             synthetic=data.synthetic,
             skipped=data.skipped,
+            warnings=data.warnings,
             device=device,
             folder=folder.path,
             started_at=started_at,

@@ -72,7 +72,7 @@ def measure(model: str, image_size: int, sites: int, rounds: int, cpus: int, fol
     names = [f"site-{index}" for index in range(sites)]
     plans = tuple(SitePlan(name, (Path("-"),), (Path("-"),), (), trains=True, selects=True) for name in names)
     run = RunFolder.create(folder / model, settings, "none")
-    setup = RunSetup(settings, plans, CLASSES, 1, image_size, True, (), "cpu", run.path, time(), 0.0)
+    setup = RunSetup(settings, plans, CLASSES, 1, image_size, True, (), (), "cpu", run.path, time(), 0.0)
     facts = [SiteFacts(name, {"train": np.ones(3, dtype=np.int64)}, PixelSums(100, (5000,), (1000000,))) for name in names]
     prepared = prepare_run(setup, facts)
     options = WorkerOptions(cpus=round(cpus / sites * 0.99, 3), gpus=0, threads=1, worker=IdleWorker)

@@ -189,8 +189,7 @@ def stats(folder: Folder, image_size: Size = 64, patient_pattern: Pattern = "aut
     if is_packed(folder):
         typer.echo(f"packed at {catalogue.image_size} pixels, {catalogue.channels} channel(s)")
     else:
-        sizes = file_sizes(folder, catalogue.sources)
-        typer.echo(f"files of {len(sizes)} sizes, {_pixels(sizes[:1])} to {_pixels(sizes[-1:])}; statistics at {image_size} pixels, grey")
+        typer.echo(f"{_size_range(file_sizes(folder, catalogue.sources))}; statistics at {image_size} pixels, grey")
     found = pixels(catalogue)
     Console().print(_pixel_table(found.sites | ({"all sites": found.pooled()} if len(found.sites) > 1 else {})))
     for image in found.bad:
@@ -293,8 +292,9 @@ def _numbers(values: tuple[float, ...]) -> str:
     return ", ".join(f"{value:.4f}" for value in values)
 
 
-def _pixels(sizes: list[tuple[int, int]]) -> str:
-    return "".join(f"{width} x {height}" for width, height in sizes)
+def _size_range(sizes: list[tuple[int, int]]) -> str:
+    shown = [f"{width} x {height}" for width, height in (sizes[:1] + sizes[-1:])]
+    return f"files of {shown[0]}" if len(sizes) == 1 else f"files of {len(sizes)} sizes, {' to '.join(shown)}"
 
 
 def _train(folder: Path, catalogue: Catalogue, *, packed: bool) -> str:

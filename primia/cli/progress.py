@@ -95,10 +95,8 @@ class TrainingDisplay:
 
     def _RunFinished(self, event: RunFinished) -> None:  # noqa: N802
         if event.status == "interrupted":
-            self._console.print(
-                f"[yellow]interrupted[/] after round {event.summary['rounds']}; go on with: primia-ray train --resume {escape(str(event.folder))}",
-                soft_wrap=True,
-            )
+            hint = f"go on with: primia-ray train --resume {escape(str(event.folder))}"
+            self._console.print(f"[yellow]interrupted[/] after round {event.summary['rounds']}; {hint}", soft_wrap=True)
 
     def _Notice(self, event: Notice) -> None:  # noqa: N802
         style = {"info": "cyan", "warning": "yellow", "error": "red"}[event.level]

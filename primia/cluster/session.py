@@ -75,7 +75,9 @@ def _check_reachable(address: str) -> None:
     try:
         socket.create_connection((host, int(port)), timeout=_CONNECT_S).close()
     except OSError as error:
-        raise ClusterError(f"cannot attach to the Ray cluster at {address}: {error}; check the address, and that the cluster is up") from None
+        raise ClusterError(
+            f"cannot attach to the Ray cluster at {address}: {error}; check the address, and that the cluster is up"
+        ) from None
 
 
 def _init(ray: object, address: str | None, store_bytes: int) -> None:

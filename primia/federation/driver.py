@@ -49,7 +49,8 @@ def _run(
     setup: RunSetup, prepared: Prepared, hosts: Hosts, checkpoints: Checkpoints, state: RunState, complaints: list[str]
 ) -> Iterator[Event]:
     loop = RoundLoop(setup, prepared, hosts, checkpoints, state)
-    yield from (Notice("warning", complaint) for complaint in complaints)
+    skipped = [f"left out an image that cannot be read: {image}" for image in setup.skipped]
+    yield from (Notice("warning", text) for text in (*setup.warnings, *skipped, *complaints))
     loop.add_seconds(data=setup.data_seconds, start=time() - setup.started_at - setup.data_seconds)
     try:
         yield from loop.run()

@@ -109,7 +109,8 @@ class RoundLoop:
         for result in self._hosts.evaluate(self._prepared.session, split, sites, model):
             evaluations |= result.evaluations
             for failure in result.failures:
-                yield self._leave_out(model.round, failure, f"left out of {split}: {failure.reason}")
+                where = f"{split} of round {model.round} at site {failure.site}: {failure.reason}"
+                yield from self._leave_out(model.round, replace(failure, reason=where), f"left out of {split}: {failure.reason}")
         self._count_downloads(evaluations, model)
         return {name: evaluations[name] for name in sites if name in evaluations}
 
@@ -156,9 +157,7 @@ class RoundLoop:
                 yield SiteFinished(round_, report.site, report.result.loss, report.result.seconds)
             for failure in result.failures:
                 outcome.failures.append(failure)
-                yield self._leave_out(round_, failure, failure.reason)
-                if failure.fatal:
-                    raise TrainingError(f"{failure.reason}; the last good checkpoint is kept in {self._folder.path}")
+                yield from self._leave_out(round_, failure, failure.reason)
         self._count_downloads([report.site for report in outcome.reports], self.state.model)
         return outcome
 
@@ -215,11 +214,13 @@ class RoundLoop:
             steps=self._prepared.steps,
         )
 
-    def _leave_out(self, round_: int, failure: SiteFailure, reason: str) -> SiteLeftOut:
-        progress = self.state.progress
+    def _leave_out(self, round_: int, failure: SiteFailure, reason: str) -> Iterator[Event]:
+        """Note a site's failure, and tell of it; end the run where going on would not help."""
         fault = {"round": round_, "site": failure.site, "reason": reason}
-        self.state = replace(self.state, progress=replace(progress, faults=(*progress.faults, fault)))
-        return SiteLeftOut(round_, failure.site, reason, failure.traceback)
+        self._set_progress(faults=(*self.state.progress.faults, fault))
+        yield SiteLeftOut(round_, failure.site, reason, failure.traceback)
+        if failure.fatal:
+            raise TrainingError(f"{failure.reason}; the last good checkpoint is kept in {self._folder.path}")
 
     def _count_downloads(self, sites: Sequence[str] | Evaluations, model: GlobalModel) -> None:
         """A site downloads each global model once, whether it trains from it, validates it, or both."""

@@ -30,7 +30,7 @@ class FedAvg:
     """w + lr * update; with lr = 1 the weighted mean of the sites' models (McMahan et al., AISTATS 2017)."""
 
     def __init__(self, learning_rate: float) -> None:
-        self._learning_rate = np.float32(learning_rate)
+        self._learning_rate = learning_rate
         self.state: State = {}
 
     def step(self, parameters: Vector, update: Vector) -> Vector:
@@ -44,14 +44,13 @@ class FedAvgM:
     """Server momentum (Hsu et al., 2019): m = beta m + update; w + lr m."""
 
     def __init__(self, learning_rate: float, momentum: float) -> None:
-        self._learning_rate = np.float32(learning_rate)
-        self._momentum = np.float32(momentum)
+        self._learning_rate = learning_rate
+        self._momentum = momentum
         self.state: State = {}
 
     def step(self, parameters: Vector, update: Vector) -> Vector:
         """One step."""
-        velocity = self.state.get("momentum")
-        velocity = update.copy() if velocity is None else self._momentum * velocity + update
+        velocity: Vector = self._momentum * self.state.get("momentum", np.zeros_like(update)) + update
         self.state = {"momentum": velocity}
         return parameters + self._learning_rate * velocity
 
@@ -64,16 +63,16 @@ class FedAdaptive:
     """
 
     def __init__(self, learning_rate: float, beta1: float, beta2: float, epsilon: float, *, yogi: bool) -> None:
-        self._learning_rate = np.float32(learning_rate)
-        self._beta1, self._beta2 = np.float32(beta1), np.float32(beta2)
-        self._epsilon = np.float32(epsilon)
+        self._learning_rate = learning_rate
+        self._beta1, self._beta2 = beta1, beta2
+        self._epsilon = epsilon
         self._yogi = yogi
         self.state: State = {}
 
     def step(self, parameters: Vector, update: Vector) -> Vector:
         """One step."""
-        zeros = np.zeros_like(update)
-        first: Vector = self._beta1 * self.state.get("first_moment", zeros) + (1 - self._beta1) * update
+        first = self.state.get("first_moment", np.zeros_like(update))
+        first = np.add(first, (1 - self._beta1) * (update - first), dtype=np.float32)
         second = self._second(self.state.get("second_moment", np.full_like(update, self._epsilon**2)), update * update)
         self.state = {"first_moment": first, "second_moment": second}
         moved: Vector = parameters + self._learning_rate * first / (np.sqrt(second) + self._epsilon)

@@ -31,6 +31,7 @@ class RunSetup:
     image_size: int
     synthetic: bool
     skipped: tuple[str, ...]
+    warnings: tuple[str, ...]
     device: str
     folder: Path
     started_at: float

@@ -41,6 +41,6 @@ def load_state_arrays(optimizer: torch.optim.Optimizer, arrays: State) -> None:
 
 
 def _like(parameter: Tensor, array: NDArray[np.generic]) -> Tensor:
-    """A moment in its parameter's memory format, without which the next step is slower; a step count as it is."""
+    """A moment in its parameter's memory format, which fused steps rely on; a step count as it is."""
     value = torch.tensor(array)
     return torch.empty_like(parameter).copy_(value) if value.shape == parameter.shape else value

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import socket
+from pathlib import Path
 
 import pytest
 
@@ -11,9 +12,9 @@ from primia.errors import ClusterError
 
 def test_a_token_is_fresh_and_for_this_user_alone(tmp_path_factory: pytest.TempPathFactory) -> None:
     first, second = (_own_token(tmp_path_factory.mktemp("token")) for _ in range(2))
-    paths = [variables["RAY_AUTH_TOKEN_PATH"] for variables in (first, second)]
-    assert all(os.stat(path).st_mode & 0o777 == 0o600 for path in paths)
-    tokens = [open(path).read() for path in paths]
+    paths = [Path(variables["RAY_AUTH_TOKEN_PATH"]) for variables in (first, second)]
+    assert all(path.stat().st_mode & 0o777 == 0o600 for path in paths)
+    tokens = [path.read_text() for path in paths]
     assert len(set(tokens)) == 2 and all(len(token) == 64 for token in tokens)
 
 

@@ -71,6 +71,7 @@ def make_setup(tiny_data: FederatedData, tmp_path: Path) -> Callable[..., RunSet
             image_size=tiny_data.image_size,
             synthetic=tiny_data.synthetic,
             skipped=(),
+            warnings=(),
             device="cpu",
             folder=folder.path,
             started_at=0.0,

@@ -82,5 +82,5 @@ def test_no_checkpoint_is_none(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_made_is_one_clear_error(tmp_path: Path) -> None:
     blocked = tmp_path / "file"
     blocked.write_text("in the way")
-    with pytest.raises(RunError, match="cannot make .*checkpoints: Not a directory"):
+    with pytest.raises(RunError, match=r"cannot make .*checkpoints: Not a directory"):
         Checkpoints(blocked / "checkpoints", 2).write(state(1, best=1))

@@ -46,5 +46,7 @@ def test_a_download_that_fails_names_the_file_option(monkeypatch: pytest.MonkeyP
             raise OSError("no route to host")
 
     monkeypatch.setattr(resnet, "_WEIGHTS", Unreachable())
-    with pytest.raises(ModelError, match=r"weights\.invalid/resnet18\.pth cannot be downloaded \(no route to host\).*model\.pretrained = FILE"):
+    with pytest.raises(
+        ModelError, match=r"weights\.invalid/resnet18\.pth cannot be downloaded \(no route to host\).*model\.pretrained = FILE"
+    ):
         imagenet_state()

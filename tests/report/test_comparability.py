@@ -24,7 +24,10 @@ def test_modes_and_seeds_of_one_experiment_compare(read):
     [
         ({"fingerprint": "beef"}, "the images differ: fingerprint 5eed (a), beef (b)"),
         ({"settings": {"training": {"batch_size": 64}}}, "training.batch_size = 16 (a), 64 (b)"),
-        ({"settings": {"training": {"end_learning_rate": 1e-5, "schedule": "log-linear"}}}, "training.schedule = cosine (a), log-linear (b)"),
+        (
+            {"settings": {"training": {"end_learning_rate": 1e-5, "schedule": "log-linear"}}},
+            "training.schedule = cosine (a), log-linear (b)",
+        ),
         ({"settings": {"federation": {"proximal_mu": 0.1}}}, "federation.proximal_mu = 0.0 (a), 0.1 (b)"),
         ({"rounds": 5}, "optimisation steps differ by 18 %: 136 (a), 112 (b)"),
         ({"change": lambda s: s["test"].update(images=120)}, "numbers of test images differ: 180 (a), 120 (b)"),

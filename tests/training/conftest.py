@@ -13,6 +13,22 @@ from primia.data.statistics import Normalisation
 from primia.training.learner import Learner, LearnerSpec, LocalWork
 
 CLASSES = ("low", "middle", "high")
+# Nothing is left to the settings' defaults, which may change.
+MODEL = {"name": "convnet", "pooling": "max", "normalisation": "batch", "pretrained": "no"}
+TRAINING = {
+    "batch_size": 8,
+    "evaluation_batch_size": 256,
+    "optimizer": "adam",
+    "learning_rate": 0.01,
+    "end_learning_rate": 1e-4,
+    "schedule": "constant",
+    "restarts": 0,
+    "momentum": 0.9,
+    "beta1": 0.9,
+    "beta2": 0.999,
+    "weight_decay": 0.0,
+    "label_smoothing": 0.0,
+}
 
 
 class MemoryDataset:
@@ -52,8 +68,8 @@ def make_learner() -> Callable[..., Learner]:
         **fields: object,
     ) -> Learner:
         values: dict[str, object] = {
-            "model": ModelSettings.model_validate(model or {}),
-            "training": TrainingSettings.model_validate({"batch_size": 8, "learning_rate": 0.01} | (training or {})),
+            "model": ModelSettings.model_validate(MODEL | (model or {})),
+            "training": TrainingSettings.model_validate(TRAINING | (training or {})),
             "augmentation": AugmentationSettings.model_validate(augmentation or {}),
             "proximal_mu": 0.0,
             "precision": "float32",

@@ -25,7 +25,7 @@ def step(model: nn.Module, optimizer: torch.optim.Optimizer, number: int) -> Non
 @pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
 def test_a_step_is_that_of_the_papers(name: str) -> None:
     """First step by hand: SGD moves by lr (g + decay w); Adam by lr sign(g), AdamW after shrinking w by lr decay."""
-    settings = TrainingSettings.model_validate({"optimizer": name, "learning_rate": 0.1, "weight_decay": 0.5})
+    settings = TrainingSettings.model_validate({"optimizer": name, "learning_rate": 0.1, "weight_decay": 0.5, "momentum": 0.9})
     model = network()
     optimizer = build_optimizer(settings, model)
     before = next(model.parameters()).detach().clone()
@@ -69,7 +69,7 @@ def test_state_goes_through_arrays_and_back(name: str) -> None:
 
 def test_state_arrays_are_copies() -> None:
     model = network()
-    optimizer = build_optimizer(TrainingSettings(), model)
+    optimizer = build_optimizer(TrainingSettings(optimizer="adam"), model)
     step(model, optimizer, 0)
     arrays = state_arrays(optimizer)
     before = {name: array.copy() for name, array in arrays.items()}

@@ -9,7 +9,9 @@ from primia.training.schedule import learning_rate
 
 
 def rate(progress: float, **settings: object) -> float:
-    return learning_rate(TrainingSettings.model_validate({"learning_rate": 1e-2, "end_learning_rate": 1e-4} | settings), progress)
+    return learning_rate(
+        TrainingSettings.model_validate({"learning_rate": 1e-2, "end_learning_rate": 1e-4, "restarts": 0} | settings), progress
+    )
 
 
 @pytest.mark.parametrize("progress", [0.0, 0.5, 0.99])
@@ -23,7 +25,8 @@ def test_log_linear_is_linear_in_the_logarithm(progress: float, expected: float)
 
 
 @pytest.mark.parametrize(
-    ("progress", "expected"), [(0.0, 1e-2), (0.25, 1e-4 + 0.0099 * (1 + sqrt(0.5)) / 2), (0.5, 0.00505), (0.75, 1e-4 + 0.0099 * (1 - sqrt(0.5)) / 2)]
+    ("progress", "expected"),
+    [(0.0, 1e-2), (0.25, 1e-4 + 0.0099 * (1 + sqrt(0.5)) / 2), (0.5, 0.00505), (0.75, 1e-4 + 0.0099 * (1 - sqrt(0.5)) / 2)],
 )
 def test_cosine_is_half_a_cosine(progress: float, expected: float) -> None:
     assert rate(progress, schedule="cosine") == pytest.approx(expected)
@@ -39,5 +42,5 @@ def test_a_restart_runs_the_course_again(schedule: str, restarts: int) -> None:
 
 
 def test_the_end_is_a_hundredth_of_the_start_unless_given() -> None:
-    settings = TrainingSettings(learning_rate=1e-2, schedule="log-linear")
+    settings = TrainingSettings(learning_rate=1e-2, end_learning_rate=None, schedule="log-linear", restarts=0)
     assert learning_rate(settings, 1 - 1e-9) == pytest.approx(1e-4)
