@@ -157,18 +157,18 @@ class TrainingSettings(Section):
 
 
 class AugmentationSettings(Section):
-    """Random changes of each training batch, drawn anew each epoch; all off by default."""
+    """Random changes of each training batch, drawn anew each time; by default gentle ones that fit upright grey films."""
 
-    rotation: Annotated[float, Field(ge=0.0, le=180.0)] = Field(0.0, description="Largest rotation, in degrees.")
-    translation: Fraction = Field(0.0, description="Largest shift, as a fraction of the image size.")
+    rotation: Annotated[float, Field(ge=0.0, le=180.0)] = Field(5.0, description="Largest rotation, in degrees.")
+    translation: Fraction = Field(0.05, description="Largest shift, as a fraction of the image size.")
     scale: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(0.0, description="Scales are drawn from 1 - scale to 1 + scale.")
     shear: Annotated[float, Field(ge=0.0, lt=90.0)] = Field(0.0, description="Largest shear, in degrees.")
     horizontal_flip: Fraction = Field(0.0, description="Probability of a left-right flip.")
     vertical_flip: Fraction = Field(0.0, description="Probability of an upside-down flip.")
-    noise: NonNegative = Field(0.0, description="Largest standard deviation of Gaussian noise, pixels being 0 to 1.")
-    brightness: Fraction = Field(0.0, description="Largest change of brightness, pixels being 0 to 1.")
+    noise: NonNegative = Field(0.03, description="Largest standard deviation of Gaussian noise, pixels being 0 to 1.")
+    brightness: Fraction = Field(0.2, description="Largest change of brightness, pixels being 0 to 1.")
     contrast: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
-        0.0, description="Contrast factors are drawn from 1 - contrast to 1 + contrast."
+        0.4, description="Contrast factors are drawn from 1 - contrast to 1 + contrast."
     )
 
 

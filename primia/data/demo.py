@@ -8,10 +8,12 @@ in the mix of classes; a patient has one to three images.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
 
 from primia.data.anatomy import Anatomy
 from primia.data.catalogue import Catalogue, digest
@@ -19,8 +21,10 @@ from primia.data.radiograph import Style, radiograph
 from primia.data.randomness import stream
 
 CLASSES = ("bacterial", "normal", "viral")
-VERSION = 1
+VERSION = 2
 """Raise when the drawing changes, so that cached shards are made anew."""
+
+_MARK_CANVAS = 224
 
 
 class Picture(NamedTuple):
@@ -72,10 +76,37 @@ def demo_catalogue(*, sites: int, images: int, image_size: int, channels: int, s
 
 
 def draw(picture: Picture, seed: int, image_size: int) -> NDArray[np.uint8]:
-    """The picture itself, uint8 ``(image_size, image_size)``."""
+    """The picture itself with its mark, uint8 ``(image_size, image_size)``."""
     anatomy = Anatomy.draw(stream(seed, "patient", picture.site, picture.patient))
     film = stream(seed, "film", picture.site, picture.patient, picture.number)
-    return radiograph(anatomy, CLASSES[picture.finding], site_style(seed, picture.site), film, image_size)
+    return mark(radiograph(anatomy, CLASSES[picture.finding], site_style(seed, picture.site), film, image_size))
+
+
+def mark(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The picture with the word SYNTHETIC in its lower right corner, the same whatever it shows.
+
+    The mark has one size relative to the picture, legible from some 150 pixels on, so that pictures drawn small
+    and pictures drawn large and then resized look alike to a network.
+    """
+    ink, cover = _mark(len(pixels))
+    marked: NDArray[np.uint8] = (pixels * (1 - cover) + ink * cover + 0.5).astype(np.uint8)
+    return marked
+
+
+@lru_cache(maxsize=4)
+def _mark(size: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Grey values of the mark, and how much of each pixel it covers."""
+    canvas = max(size, _MARK_CANVAS)
+    font = ImageFont.load_default(canvas // 20)
+    layers = []
+    for fill, outline in ((235, 20), (255, 255)):
+        layer = Image.new("L", (canvas, canvas))
+        ImageDraw.Draw(layer).text(
+            (canvas - 2, canvas - 2), "SYNTHETIC", fill=fill, anchor="rs", font=font, stroke_width=1, stroke_fill=outline
+        )
+        layers.append(np.asarray(layer.resize((size, size), Image.Resampling.BOX), dtype=np.float32))
+    cover = layers[1] / 255
+    return layers[0] / np.maximum(cover, 1e-6), cover
 
 
 def site_style(seed: int, site: int) -> Style:

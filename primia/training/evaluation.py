@@ -26,7 +26,7 @@ from primia.data.statistics import Normalisation
 from primia.training.errors import NonFiniteLoss
 from primia.training.images import normalise_, unit_images
 
-_BINS = 2399
+_BINS = 2400
 _LARGEST_LOGIT = 40.0
 _FINEST = 0.1
 

@@ -28,7 +28,8 @@ def drawn(**columns: float) -> Tensor:
 
 
 def settings(**fields: float) -> AugmentationSettings:
-    return AugmentationSettings.model_validate(fields)
+    """All off but ``fields``."""
+    return AugmentationSettings.model_validate(dict.fromkeys(AugmentationSettings.model_fields, 0.0) | fields)
 
 
 def changed(images: Tensor, **fields: float) -> Tensor:
@@ -37,7 +38,7 @@ def changed(images: Tensor, **fields: float) -> Tensor:
 
 def test_all_off_returns_the_batch_and_draws_nothing() -> None:
     images, state = picture(), generator()
-    assert Augmentation(AugmentationSettings())(images, state) is images
+    assert Augmentation(settings())(images, state) is images
     assert torch.equal(state.get_state(), generator().get_state())
 
 

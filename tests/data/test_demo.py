@@ -1,8 +1,9 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
-from primia.data.demo import CLASSES, demo_catalogue, site_names, site_style
+from primia.data.demo import CLASSES, demo_catalogue, mark, site_names, site_style
 
 
 def test_same_seed_same_pixels_whatever_else_is_drawn() -> None:
@@ -47,3 +48,10 @@ def test_is_labelled_synthetic_and_channels_repeat() -> None:
 def test_site_names_sort() -> None:
     assert site_names(3) == ("site-1", "site-2", "site-3")
     assert list(site_names(12)) == sorted(site_names(12))
+
+
+@pytest.mark.parametrize("size", [32, 64, 150, 300])
+def test_mark_changes_the_same_corner_of_every_image(size: int) -> None:
+    changed = [mark(pixels) != pixels for pixels in (np.full((size, size), grey, dtype=np.uint8) for grey in (60, 130))]
+    assert changed[0].any() and not changed[0][: int(0.9 * size)].any() and not changed[0][:, : size // 2].any()
+    assert (changed[0] ^ changed[1]).sum() < 0.1 * changed[0].sum()

@@ -3,13 +3,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 
 from primia.config.settings import DataSettings
 from primia.data.catalogue import Catalogue
-from primia.data.export import demo_tree, link_tree, mark, write_tree
+from primia.data.export import demo_tree, link_tree, write_tree
 from primia.data.federation import place
 from primia.data.layout import list_folder
 from primia.data.sources import open_source
@@ -35,12 +34,6 @@ def test_demo_tree_is_read_back_with_its_sites_splits_patients_and_marks(tmp_pat
     for file in list_folder(tmp_path / "demo").files:
         with Image.open(file.path) as image:
             assert image.info["Synthetic"] == "true" and image.mode == "L"
-
-
-def test_mark_changes_the_same_corner_of_every_image() -> None:
-    changed = [np.asarray(mark(pixels)) != pixels for pixels in (np.full((100, 100), grey, dtype=np.uint8) for grey in (40, 130))]
-    assert changed[0][85:, 40:].any() and not changed[0][:80].any()
-    assert (changed[0] ^ changed[1]).sum() < 0.05 * changed[0].sum()
 
 
 def split_of(root: Path) -> Catalogue:

@@ -29,6 +29,7 @@ TRAINING = {
     "weight_decay": 0.0,
     "label_smoothing": 0.0,
 }
+NO_AUGMENTATION = dict.fromkeys(AugmentationSettings.model_fields, 0.0)
 
 
 class MemoryDataset:
@@ -70,7 +71,7 @@ def make_learner() -> Callable[..., Learner]:
         values: dict[str, object] = {
             "model": ModelSettings.model_validate(MODEL | (model or {})),
             "training": TrainingSettings.model_validate(TRAINING | (training or {})),
-            "augmentation": AugmentationSettings.model_validate(augmentation or {}),
+            "augmentation": AugmentationSettings.model_validate(NO_AUGMENTATION | (augmentation or {})),
             "proximal_mu": 0.0,
             "precision": "float32",
             "device": "cpu",

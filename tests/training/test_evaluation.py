@@ -64,10 +64,12 @@ def test_binned_roc_auc_is_within_a_thousandth(images: int, classes: int, noise:
     assert Evaluation.of(logits, labels).metrics(names(classes))["roc_auc"] == pytest.approx(exact, abs=1e-3)
 
 
-def test_equal_scores_count_half() -> None:
-    """A model that says the same of every image has an area of one half, whatever the rounding."""
-    labels = np.arange(30) % 3
-    assert Evaluation.of(np.zeros((30, 3), np.float32), labels).metrics("abc")["roc_auc"] == 0.5
+@pytest.mark.parametrize("classes", [2, 3, 7])
+def test_equal_scores_count_half(classes: int) -> None:
+    """A model that finds all classes alike has an area of one half, whatever its logits."""
+    labels = np.arange(70) % classes
+    logits = np.repeat(np.linspace(-9, 9, 70, dtype=np.float32)[:, None], classes, axis=1)
+    assert Evaluation.of(logits, labels).metrics(names(classes))["roc_auc"] == 0.5
 
 
 def test_a_sum_is_the_evaluation_of_all_images_together() -> None:
