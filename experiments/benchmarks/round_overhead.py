@@ -2,8 +2,9 @@
 
     python experiments/benchmarks/round_overhead.py [--sites 8] [--rounds 20]
 
-The real loop, driver, actors and checkpoints; only the learner's training step is left out. Two vectors: the
-ResNet-18's (11.2 M float32 parameters, 44.7 MB) and a tiny one. Ends with one line of JSON.
+The real loop, actors, stages and checkpoints; only the learner is replaced. ``resnet18``: a site takes the vector
+(11.2 M float32 parameters, 44.7 MB) and gives a copy back, as in measurements of other frameworks. ``resnet18_model``: it
+also loads the vector into the network and reads it out again. ``tiny``: a vector of 0.4 MB. Ends with one line of JSON.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from primia.federation.rounds import RoundLoop
 from primia.federation.run_folder import RunFolder
 from primia.federation.setup import RunSetup, prepare_run
 from primia.federation.site import Session, SiteFacts, SiteHost
+from primia.federation.update import Vector
 from primia.federation.worker import FederatedWorker
 from primia.training.evaluation import Evaluation
 from primia.training.learner import Learner, LocalResult, LocalWork
@@ -38,8 +40,8 @@ from primia.training.learner import Learner, LocalResult, LocalWork
 CLASSES = ("a", "b", "c")
 
 
-class IdleLearner(Learner):
-    """Loads and gives back real vectors, and does nothing in between."""
+class ModelLearner(Learner):
+    """Loads vectors into the network, reads them out, and does nothing in between."""
 
     def train(self, data: Dataset, work: LocalWork) -> LocalResult:
         return LocalResult(loss=0.0, samples=1, steps=0, learning_rate=0.1, seconds=0.0)
@@ -48,34 +50,59 @@ class IdleLearner(Learner):
         return Evaluation.of(np.eye(len(CLASSES), dtype=np.float32), np.arange(len(CLASSES)))
 
 
+class VectorLearner(ModelLearner):
+    """Keeps the vectors it was given."""
+
+    def load(self, parameters: Vector, buffers: Vector) -> None:
+        self._vectors = parameters, buffers
+
+    def parameters(self) -> Vector:
+        return self._vectors[0].copy()
+
+    def buffers(self) -> Vector:
+        return self._vectors[1].copy()
+
+
 class IdleHost(SiteHost):
+    def __init__(self, sites: Sequence[SitePlan], learner: type[Learner]) -> None:
+        super().__init__(sites)
+        self._make = learner
+
     def _learner(self, session: Session) -> Learner:
         if session.id not in self._learners:
-            self._learners[session.id] = IdleLearner(session.learner)
+            self._learners[session.id] = self._make(session.learner)
         return self._learners[session.id]
 
     def _dataset(self, site: SitePlan, split: str) -> Dataset:
         return None  # type: ignore[return-value]
 
 
-class IdleWorker(FederatedWorker):
+class ModelWorker(FederatedWorker):
     def __init__(self, sites: Sequence[SitePlan], threads: int) -> None:
         super().__init__(sites, threads)
-        self._host = IdleHost(sites)
+        self._host = IdleHost(sites, ModelLearner)
 
 
-def measure(model: str, image_size: int, sites: int, rounds: int, cpus: int, folder: Path) -> dict[str, float]:
+class VectorWorker(FederatedWorker):
+    def __init__(self, sites: Sequence[SitePlan], threads: int) -> None:
+        super().__init__(sites, threads)
+        self._host = IdleHost(sites, VectorLearner)
+
+
+def measure(
+    name: str, worker: type[FederatedWorker], model: str, image_size: int, sites: int, rounds: int, cpus: int, folder: Path
+) -> dict[str, float]:
     """Median and worst seconds of a round after the first two."""
     settings = Settings.model_validate(
         {"model": {"name": model}, "federation": {"rounds": rounds, "validate_every": 10_000}, "training": {"batch_size": 1}}
     )
     names = [f"site-{index}" for index in range(sites)]
     plans = tuple(SitePlan(name, (Path("-"),), (Path("-"),), (), trains=True, selects=True) for name in names)
-    run = RunFolder.create(folder / model, settings, "none")
+    run = RunFolder.create(folder / name, settings, "none")
     setup = RunSetup(settings, plans, CLASSES, 1, image_size, True, (), (), "cpu", run.path, time(), 0.0)
     facts = [SiteFacts(name, {"train": np.ones(3, dtype=np.int64)}, PixelSums(100, (5000,), (1000000,))) for name in names]
     prepared = prepare_run(setup, facts)
-    options = WorkerOptions(cpus=round(cpus / sites * 0.99, 3), gpus=0, threads=1, worker=IdleWorker)
+    options = WorkerOptions(cpus=round(cpus / sites * 0.99, 3), gpus=0, threads=1, worker=worker)
     hosts = RayHosts(assign_hosts(plans, sites), options, 600.0, Flag())
     loop = RoundLoop(setup, prepared, hosts, Checkpoints(run.checkpoints, 2), RunState(prepared.initial))
     seconds, last = [], perf_counter()
@@ -95,8 +122,12 @@ def main() -> None:
     options = parser.parse_args()
     result: dict[str, object] = {"benchmark": "round_overhead", "sites": options.sites, "rounds": options.rounds}
     with tempfile.TemporaryDirectory() as folder, ray_session(store_bytes=4 * 2**30) as resources:
-        for name, model, size in (("resnet18", "resnet18", 64), ("tiny", "convnet", 8)):
-            result[name] = measure(model, size, options.sites, options.rounds, resources.cpus, Path(folder))
+        for name, worker, model, size in (
+            ("resnet18", VectorWorker, "resnet18", 64),
+            ("resnet18_model", ModelWorker, "resnet18", 64),
+            ("tiny", VectorWorker, "convnet", 8),
+        ):
+            result[name] = measure(name, worker, model, size, options.sites, options.rounds, resources.cpus, Path(folder))
             print(f"{name}: {result[name]}")
     print(json.dumps(result))
 

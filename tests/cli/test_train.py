@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from primia.cli.train import _settings
+from primia.config.reader import dump_config
+from primia.config.settings import Settings
+from primia.errors import ConfigError
+
+
+def settings(
+    *overrides: str, config: Path | None = None, data: Path | None = None, resume: Path | None = None
+) -> tuple[Settings | None, str]:
+    console = Console(file=io.StringIO(), width=200, color_system=None)
+    read = _settings(console, config, data, list(overrides), resume)
+    return read, console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_without_anything_it_is_the_demonstration() -> None:
+    assert settings() == (Settings(), "")
+
+
+def test_data_makes_the_demonstration_a_folder_run() -> None:
+    read, _ = settings(data=Path("images"))
+    assert read is not None and (read.data.source, read.data.path) == ("folder", Path("images"))
+
+
+def test_data_is_the_root_of_a_source_that_the_file_names(tmp_path: Path) -> None:
+    file = tmp_path / "x.ini"
+    file.write_text("[data]\nsource = mnist\n")
+    read, _ = settings(config=file, data=Path("images"))
+    assert read is not None and (read.data.source, read.data.path) == ("mnist", Path("images"))
+
+
+def test_a_key_without_effect_is_a_warning() -> None:
+    _, text = settings("training.momentum=0.5")
+    assert text.startswith("warning") and "training.momentum" in text
+
+
+def test_a_resume_takes_the_run_as_it_was_or_compares_with_it(tmp_path: Path) -> None:
+    assert settings(resume=tmp_path) == (None, "")
+    (tmp_path / "config.ini").write_text(dump_config(Settings.model_validate({"training": {"batch_size": 5}})))
+    read, _ = settings("run.seed=4", resume=tmp_path)
+    assert read is not None and (read.training.batch_size, read.run.seed) == (5, 4)
+    read, _ = settings(data=Path("images"), resume=tmp_path)
+    assert read is not None and (read.training.batch_size, read.data.path) == (5, Path("images"))
+
+
+def test_a_wrong_flag_is_a_config_error() -> None:
+    with pytest.raises(ConfigError, match=r"run.mode"):
+        settings("run.mode=alone")

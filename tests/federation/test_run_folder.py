@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from primia.config.settings import Settings
+from primia.errors import RunError
+from primia.federation.run_folder import RunFolder
+
+
+def test_settings_and_fingerprint_come_back(tmp_path: Path) -> None:
+    settings = Settings.model_validate({"training": {"batch_size": 3}, "run": {"seed": 9}})
+    RunFolder.create(tmp_path / "a" / "run", settings, "f00d")
+    folder = RunFolder.open(tmp_path / "a" / "run")
+    assert folder.settings() == settings
+    assert folder.fingerprint() == "f00d"
+
+
+def test_an_existing_folder_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    with pytest.raises(RunError, match=r"exists already.*--resume"):
+        RunFolder.create(tmp_path / "run", Settings(), "f")
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match=r"cannot make run folder .*Not a directory"):
+        RunFolder.create(tmp_path / "file" / "run", Settings(), "f")
+
+
+def test_what_is_no_run_or_not_finished_is_said(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="not a run folder"):
+        RunFolder.open(tmp_path)
+    folder = RunFolder.create(tmp_path / "run", Settings(), "f")
+    with pytest.raises(RunError, match=r"not finished; primia-ray train --resume"):
+        folder.read_summary()
+    folder.write_summary({"rounds": 3})
+    assert folder.read_summary() == {"rounds": 3}
+
+
+def test_a_number_that_is_not_finite_never_reaches_the_summary(tmp_path: Path) -> None:
+    folder = RunFolder.create(tmp_path / "run", Settings(), "f")
+    with pytest.raises(ValueError, match="Out of range float"):
+        folder.write_summary({"mcc": float("nan")})
+    assert not folder.summary.exists()
+
+
+def test_the_log_goes_on_after_a_resume(tmp_path: Path) -> None:
+    folder = RunFolder.create(tmp_path / "run", Settings(), "f")
+    for text in ("first", "second"):
+        with folder.logging() as logger:
+            logger.info(text)
+    assert [line.split()[-1] for line in folder.log.read_text().splitlines()] == ["first", "second"]
