@@ -206,7 +206,10 @@ def _resolved(settings: Settings) -> Settings:
     data = settings.data.model_copy(
         update={key: path.resolve() for key in ("path", "cache") if (path := getattr(settings.data, key)) is not None}
     )
-    return settings.model_copy(update={"run": run, "data": data})
+    pretrained = settings.model.pretrained
+    file = pretrained if pretrained in ("no", "imagenet") else str(Path(pretrained).resolve())
+    model = settings.model.model_copy(update={"pretrained": file})
+    return settings.model_copy(update={"run": run, "data": data, "model": model})
 
 
 def _name(settings: Settings) -> str:

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 import torch
 
 import primia
-from primia.config.settings import DataSettings, Settings
+from primia.config.settings import AugmentationSettings, DataSettings, Settings
 from primia.data.federation import prepare
 from primia.data.shard import Shard
 from primia.models.registry import build_model
@@ -35,6 +35,7 @@ def settings(options: argparse.Namespace, folder: Path, name: str) -> Settings:
             "run": {"output": folder, "name": name},
             "data": {**source, "image_size": options.image_size, "cache": folder / "shards"},
             "model": {"name": "resnet18"},
+            "augmentation": dict.fromkeys(AugmentationSettings.model_fields, 0.0),
             "training": {"optimizer": "sgd", "learning_rate": 0.01, "batch_size": options.batch_size},
             "federation": {"rounds": options.rounds, "validate_every": options.rounds},
             "resources": {"precision": options.precision},

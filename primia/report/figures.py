@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
 from primia.report.results import RoundResult
@@ -78,6 +78,9 @@ def learning_rate_curve(rounds: Sequence[RoundResult]) -> str | None:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         if max(values) > 20 * min(values):
             axes.set_yscale("log")
+            # The scale's own formatter writes mathtext, which is off because site names may hold dollar signs.
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axes.yaxis.set_minor_formatter(NullFormatter())
     return svg.getvalue()
 
 

@@ -19,12 +19,12 @@ def test_takes_any_input_size(image_size: int, normalisation: str, pooling: str)
 
 @pytest.mark.parametrize(("image_size", "halvings"), [(8, 1), (15, 1), (16, 2), (28, 2), (64, 4), (512, 4)])
 def test_halves_the_map_while_four_pixels_remain(image_size: int, halvings: int) -> None:
-    model = ConvNet(ModelSettings(), classes=2, channels=1, image_size=image_size)
+    model = ConvNet(ModelSettings(pooling="max", normalisation="batch"), classes=2, channels=1, image_size=image_size)
     assert sum(isinstance(layer, nn.MaxPool2d) for layer in model.features) == halvings
 
 
 def test_relu_after_max_pooling_is_the_same_function_as_before_it() -> None:
-    model = ConvNet(ModelSettings(), classes=2, channels=1, image_size=16).eval()
+    model = ConvNet(ModelSettings(pooling="max", normalisation="batch"), classes=2, channels=1, image_size=16).eval()
     layers = list(model.features)
     swapped = nn.Sequential(*layers[:2], layers[3], layers[2], *layers[4:])
     images = torch.randn(3, 1, 16, 16, generator=torch.Generator().manual_seed(0))

@@ -36,6 +36,11 @@ def test_constant_learning_rate_needs_no_picture(make_run):
     assert figures.learning_rate_curve(RunResults.read(make_run("falling")).rounds)
 
 
+def test_a_steep_learning_rate_is_labelled_with_plain_numbers(make_run):
+    svg = figures.learning_rate_curve(RunResults.read(make_run("steep", rate=lambda round_: 10.0**-round_)).rounds)
+    assert svg is not None and "0.0001<" in svg and "math" not in svg
+
+
 def test_confusion_counts_and_shares():
     said = texts(figures.confusion_matrix([[30, 10], [0, 0]], ["sick", "well"]))
     assert {"30", "75 %", "10", "25 %", "sick", "well", "truth", "predicted"} <= set(said)
