@@ -51,7 +51,7 @@ def test_evaluate_counts_every_image_by_site_and_together(run: Path, images: Pat
 
 
 def test_evaluate_refuses_what_does_not_fit(run: Path, images: Path, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="model.json"):
+    with pytest.raises(ModelError, match=r"model\.json"):
         primia.evaluate(tmp_path, images)
     with pytest.raises(DataError, match="no such folder"):
         primia.evaluate(run, tmp_path / "nowhere")

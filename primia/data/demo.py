@@ -105,9 +105,8 @@ def _mark(size: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
             (canvas - 2, canvas - 2), "SYNTHETIC", fill=fill, anchor="rs", font=font, stroke_width=1, stroke_fill=outline
         )
         layers.append(np.asarray(layer.resize((size, size), Image.Resampling.BOX), dtype=np.float32))
-    cover: NDArray[np.float32] = layers[1] / np.float32(255)
-    ink: NDArray[np.float32] = layers[0] / np.maximum(cover, np.float32(1e-6))
-    return ink, cover
+    cover = np.divide(layers[1], 255, dtype=np.float32)
+    return np.divide(layers[0], np.maximum(cover, 1e-6), dtype=np.float32), cover
 
 
 def site_style(seed: int, site: int) -> Style:
