@@ -78,6 +78,7 @@ def train(
     settings = _resumed_settings(settings, Path(resume)) if resume else _resolved(settings or Settings())
     _check_output(settings.run.output)
     data = prepare(settings.data, settings.data.cache or settings.run.output / ".shards", on_pack)
+    data_seconds = perf_counter() - begun
     sites = plan_sites(data, settings.run)
     folder = _open(Path(resume).resolve(), data) if resume else _create(settings, data)
 
@@ -94,7 +95,7 @@ def train(
             device=device,
             folder=folder.path,
             started_at=started_at,
-            data_seconds=perf_counter() - begun,
+            data_seconds=data_seconds,
         )
 
     try:
@@ -168,7 +169,8 @@ def _drive(setup: Callable[[str], RunSetup], settings: Settings, resources: Clus
         for reference in events:
             on_event(_event(reference))
     except KeyboardInterrupt:
-        with suppress(PrimiaError):
+        # Whatever goes wrong while a run is stopped, the user asked for the stop.
+        with suppress(Exception):
             _stop(driver, events, on_event)
         raise
 

@@ -15,12 +15,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from safetensors import SafetensorError
-from safetensors.numpy import load, save_file
+from safetensors.numpy import load
 
 from primia.errors import RunError
 from primia.federation.server import State
 from primia.federation.update import GlobalModel
-from primia.files import atomic_path, atomic_text
+from primia.federation.vectors import save_vectors
+from primia.files import atomic_text
 
 _NAME = re.compile(r"round-(\d+)\.json")
 _SERVER = "server."
@@ -63,6 +64,7 @@ class Checkpoints:
     def __init__(self, folder: Path, keep: int) -> None:
         self._folder = folder
         self._keep = keep
+        self._best_entry: dict[str, object] = {}
 
     def write(self, state: RunState) -> None:
         """Write ``state``, then drop checkpoints beyond those to keep.
@@ -89,17 +91,27 @@ class Checkpoints:
         return sorted(int(match[1]) for path in self._folder.iterdir() if (match := _NAME.fullmatch(path.name)))
 
     def load_latest(self) -> tuple[RunState | None, list[str]]:
-        """The newest checkpoint that is whole, and a line for each newer one that is not; None where there is none.
+        """The newest checkpoint that is whole, and a line for each newer one that is not; None where there is none at all.
 
-        Those that are not whole are removed.
+        Newer ones that are not whole are removed.
+
+        Raises:
+            RunError: there are checkpoints, but none is whole.
         """
         complaints: list[str] = []
+        broken: list[int] = []
         for round_ in reversed(self.rounds()):
             try:
-                return self._read(round_), complaints
+                state = self._read(round_)
             except (RunError, OSError, ValueError, KeyError, SafetensorError) as error:
                 complaints.append(f"checkpoint of round {round_} cannot be used ({error}); falling back to the one before")
-                self._path(round_).unlink()
+                broken.append(round_)
+                continue
+            for useless in broken:
+                self._path(useless).unlink()
+            return state, complaints
+        if broken:
+            raise RunError(f"no checkpoint in {self._folder} is whole: {complaints[0].partition(';')[0]}; start a new run")
         return None, complaints
 
     def _make_folder(self) -> None:
@@ -110,29 +122,19 @@ class Checkpoints:
 
     def _write_best(self, best: Best) -> dict[str, object]:
         name = f"best-{best.model.round:06d}.safetensors"
-        known = self._checksum_of(name)
-        vectors = {"parameters": best.model.parameters, "buffers": best.model.buffers}
+        if self._best_entry.get("file") != name:
+            self._best_entry = self._write_vectors(name, {"parameters": best.model.parameters, "buffers": best.model.buffers})
         return {
             "round": best.model.round,
             "mcc": best.mcc,
             "validation": best.validation,
             "sites": best.sites,
-            "vectors": known or self._write_vectors(name, vectors),
+            "vectors": self._best_entry,
         }
-
-    def _checksum_of(self, name: str) -> dict[str, object] | None:
-        """Entry of a vector file that an existing checkpoint already names, so that it is not written twice."""
-        for round_ in reversed(self.rounds()):
-            best = self._document(round_)["best"]
-            if best and best["vectors"]["file"] == name and (self._folder / name).exists():
-                entry: dict[str, object] = best["vectors"]
-                return entry
-        return None
 
     def _write_vectors(self, name: str, vectors: State) -> dict[str, object]:
         path = self._folder / name
-        with atomic_path(path) as temporary:
-            save_file(vectors, temporary)
+        save_vectors(path, vectors)
         return {"file": name, "bytes": path.stat().st_size, "crc32": _checksum(vectors)}
 
     def _read(self, round_: int) -> RunState:
@@ -149,6 +151,7 @@ class Checkpoints:
 
     def _read_best(self, best: dict[str, object]) -> Best:
         vectors = self._read_vectors(best["vectors"])  # type: ignore[arg-type]
+        self._best_entry = best["vectors"]  # type: ignore[assignment]
         model = GlobalModel(best["round"], vectors["parameters"], vectors["buffers"])  # type: ignore[arg-type]
         return Best(model, best["mcc"], best["validation"], best["sites"])  # type: ignore[arg-type]
 
@@ -162,6 +165,14 @@ class Checkpoints:
             raise RunError(f"{path.name} does not match its checksum")
         return vectors
 
+    def _best_file(self, round_: int) -> str:
+        """The best model's file that a checkpoint names; empty where it names none or cannot be read."""
+        try:
+            best = self._document(round_)["best"]
+        except (OSError, ValueError, KeyError):
+            return ""
+        return str(best["vectors"]["file"]) if best else ""
+
     def _document(self, round_: int) -> dict:  # type: ignore[type-arg]
         return json.loads(self._path(round_).read_text())  # type: ignore[no-any-return]
 
@@ -171,7 +182,7 @@ class Checkpoints:
     def _prune(self) -> None:
         kept = self.rounds()[-self._keep :]
         names = {f"round-{round_:06d}{suffix}" for round_ in kept for suffix in (".json", ".safetensors")}
-        names |= {best["vectors"]["file"] for round_ in kept if (best := self._document(round_)["best"])}
+        names |= {name for round_ in kept if (name := self._best_file(round_))}
         for path in self._folder.iterdir():
             if path.name not in names:
                 path.unlink()

@@ -27,8 +27,12 @@ def run_federation(setup: RunSetup, hosts: Hosts) -> Iterator[Event]:
     """
     folder = RunFolder(setup.folder)
     checkpoints = Checkpoints(folder.checkpoints, setup.settings.run.keep_checkpoints)
-    prepared = prepare_run(setup, hosts.describe())
     resumed, complaints = checkpoints.load_latest()
+    try:
+        prepared = prepare_run(setup, hosts.describe())
+    except Stopped:
+        yield RunFinished("interrupted", setup.folder, {"rounds": resumed.model.round if resumed else 0})
+        return
     state = resumed or RunState(prepared.initial)
     with folder.logging() as logger:
         listeners: list[Listener] = [LogListener(logger), TensorBoardListener(folder.tensorboard, state.model.round)]
@@ -37,6 +41,8 @@ def run_federation(setup: RunSetup, hosts: Hosts) -> Iterator[Event]:
                 for listener in listeners:
                     listener.hear(event)
                 yield event
+        except OSError as error:
+            raise RunError(f"cannot write into {setup.folder}: {error.strerror or error}") from error
         except Exception as error:
             logger.error("%s", error)
             raise

@@ -7,7 +7,7 @@ in every run.
 from __future__ import annotations
 
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from threading import Event as Flag
 from time import monotonic
@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import ray
 from ray.exceptions import ActorDiedError, GetTimeoutError, RayActorError, RayError
 
-from primia.errors import PrimiaError
+from primia.errors import FederationError, PrimiaError
 from primia.federation.plan import SitePlan
 from primia.federation.site import HostEvaluation, HostResult, RoundTask, Session, SiteFacts, SiteFailure
 from primia.federation.update import GlobalModel
@@ -24,6 +24,8 @@ from primia.federation.worker import FederatedWorker
 
 _POLL_S = 0.5
 _RESTART_S = 60.0
+_PING_S = 2.0
+_START_S = 600.0
 _EVALUATION_TRIES = 2
 
 
@@ -76,13 +78,13 @@ class _Host:
         """Dispatch a call; a reference to its result."""
         return getattr(self._actor, method).remote(*arguments)
 
-    def available(self) -> str:
+    def available(self, check_stopped: Callable[[], None]) -> str:
         """Empty where the actor can take a call, else why not; waits for a lost actor to come back."""
         if self._late is not None:
             if not ray.wait([self._late], timeout=0)[0]:
                 return "still busy with an earlier round"
             self._late = None
-        return self._revive() if self._lost else ""
+        return self._revive(check_stopped) if self._lost else ""
 
     def lose(self) -> None:
         """Note that the actor died."""
@@ -102,11 +104,12 @@ class _Host:
         )
         return actor.remote(self._plans, self._options.threads)
 
-    def _revive(self) -> str:
+    def _revive(self, check_stopped: Callable[[], None]) -> str:
         end = monotonic() + _RESTART_S
         while monotonic() < end:
+            check_stopped()
             try:
-                ray.get(self._actor.ping.remote(), timeout=max(0.1, end - monotonic()))
+                ray.get(self._actor.ping.remote(), timeout=_PING_S)
             except ActorDiedError:
                 self._actor = self._start()
             except (RayActorError, GetTimeoutError):
@@ -130,9 +133,26 @@ class RayHosts:
         self._sessions: dict[str, Any] = {}
 
     def describe(self) -> tuple[SiteFacts, ...]:
-        """See :class:`Hosts`; a site's own error is raised as it is."""
-        calls = [host.call("describe") for host in self._hosts]
-        return tuple(facts for call in calls for facts in self._result(call, monotonic() + self._deadline_s))
+        """See :class:`Hosts`; a site's own error is raised as it is.
+
+        Raises:
+            FederationError: an actor cannot be started, or dies while it describes its sites.
+        """
+        deadline = monotonic() + min(self._deadline_s, _START_S)
+        calls = [(host, self._dispatch(host, "describe")) for host in self._hosts]
+        return tuple(facts for host, call in calls for facts in self._described(host, call, deadline))
+
+    def _described(self, host: _Host, call: tuple[Any, str], deadline: float) -> tuple[SiteFacts, ...]:
+        facts, reason = self._collect(host, call, deadline)
+        if facts is None:
+            facts, reason = self._collect(host, self._dispatch(host, "describe"), deadline)
+        if facts is None:
+            names = ", ".join(host.sites[:3]) + (" ..." if len(host.sites) > 3 else "")
+            raise FederationError(
+                f"the actor of {names} cannot be started: {reason.splitlines()[0]}; check memory and free CPUs of the cluster"
+            )
+        described: tuple[SiteFacts, ...] = facts
+        return described
 
     def train(self, session: Session, task: RoundTask, start: GlobalModel) -> Iterator[HostResult]:
         """See :class:`Hosts`."""
@@ -174,8 +194,12 @@ class RayHosts:
             self._sessions[session.id] = ray.put(session)
         return self._sessions[session.id]
 
+    def _check_stopped(self) -> None:
+        if self._stopped.is_set():
+            raise Stopped
+
     def _dispatch(self, host: _Host, method: str, *arguments: object) -> tuple[Any, str]:
-        reason = host.available()
+        reason = host.available(self._check_stopped)
         if reason:
             return None, reason
         try:
@@ -201,10 +225,10 @@ class RayHosts:
 
     def _result(self, reference: Any, deadline: float) -> Any:
         while not ray.wait([reference], timeout=_POLL_S)[0]:
-            if self._stopped.is_set():
-                raise Stopped
+            self._check_stopped()
             if monotonic() > deadline:
                 raise GetTimeoutError
+        self._check_stopped()
         try:
             return ray.get(reference)
         except PrimiaError as error:

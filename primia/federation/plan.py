@@ -126,6 +126,6 @@ def round_steps(
     drawn = min(federation.sites_per_round or len(own), len(own)) / len(own)
     together = max(1, ceil(sum(own.values()) * drawn))
     training_names = [site.name for site in sites if site.trains]
-    if len(training_names) == len(own):
+    if set(training_names) == set(own):
         return own
     return dict.fromkeys(training_names, together)

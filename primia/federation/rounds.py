@@ -50,6 +50,7 @@ class _Outcome:
 class _Validation:
     pooled: Mapping[str, object]
     sites: Mapping[str, Mapping[str, object]]
+    complete: bool
 
     @property
     def mcc(self) -> float:
@@ -94,12 +95,13 @@ class RoundLoop:
             self._save()
         try:
             for round_ in range(self.state.model.round + 1, rounds + 1):
-                yield from self._round(round_)
+                # Before the round, not after: a run resumed from its last checkpoint must stop there too.
                 stop = self._policies.stopping.decide(self.state.progress.validations_since_best)
                 if not stop.go_on:
                     self.status = "stopped"
-                    yield Notice("info", f"stopped after round {round_}: {stop.reason}")
+                    yield Notice("info", f"stopped after round {round_ - 1}: {stop.reason}")
                     break
+                yield from self._round(round_)
         finally:
             self._writer.flush()
 
@@ -176,10 +178,16 @@ class RoundLoop:
         return _Validation(
             pooled=pooled(evaluations).metrics(classes),
             sites={name: evaluation.metrics(classes) for name, evaluation in evaluations.items()},
+            complete=len(evaluations) == len(self._setup.selecting_sites),
         )
 
     def _remember_best(self, validation: _Validation) -> bool:
-        """Keep the model where its MCC is at least the best so far; whether it was."""
+        """Keep the model where its MCC is above the best so far; whether it was.
+
+        A validation that lacks a site is over other images, so it can neither beat the best nor count against it.
+        """
+        if self.state.best and not validation.complete:
+            return False
         is_best = self.state.best is None or validation.mcc > self.state.best.mcc
         best = Best(self.state.model, validation.mcc, validation.pooled, validation.sites) if is_best else self.state.best
         since = 0 if is_best else self.state.progress.validations_since_best + 1
@@ -238,8 +246,9 @@ class RoundLoop:
         state, rows = self.state, self._history.table()
 
         def write() -> None:
-            self._checkpoints.write(state)
+            # The history first: a resume drops rows beyond its checkpoint, but could not make up for missing ones.
             write_history(rows, self._folder.history)
+            self._checkpoints.write(state)
 
         self._writer.submit(write)
 

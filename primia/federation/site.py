@@ -154,11 +154,12 @@ class SiteHost:
         state.load_model(learner, start)
         state.load_optimizer(learner, task.round - 1)
         work = LocalWork(part.site, task.round, task.rounds, part.first_step, part.steps, session.normalisations[part.site])
-        result = learner.train(self._dataset(self._sites[part.site], "train"), work)
+        data = self._dataset(self._sites[part.site], "train")
+        result = learner.train(data, work)
         state.save(learner, task.round, keep=task.keep)
         parameters = learner.parameters()
         np.subtract(parameters, start.parameters, out=parameters)
-        update = Update(parameters, learner.buffers(), float(result.samples))
+        update = Update(parameters, learner.buffers(), float(len(data)))
         encoded = encode(self._stages(session), update, start)
         return encoded, SiteReport(part.site, result, encoded.nbytes)
 
@@ -195,4 +196,6 @@ class SiteHost:
 
 def _failure(site: str, error: Exception) -> SiteFailure:
     reason = str(error) if isinstance(error, TrainingError | FederationError) else f"{type(error).__name__}: {error}"
-    return SiteFailure(site, reason, traceback.format_exc(), fatal=isinstance(error, TrainingError))
+    if isinstance(error, TrainingError):
+        return SiteFailure(site, reason, fatal=True)
+    return SiteFailure(site, reason, traceback.format_exc())

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
 from primia.config.settings import FederationSettings
 from primia.federation.update import GlobalModel
-from primia.files import atomic_path
+from primia.federation.vectors import save_vectors
 from primia.models.flat import FlatSpec
 from primia.training.learner import Learner
 
@@ -61,8 +61,7 @@ class SiteState:
         if not arrays:
             return
         self._folder.mkdir(parents=True, exist_ok=True)
-        with atomic_path(self._path(round_)) as path:
-            save_file(arrays, path)
+        save_vectors(self._path(round_), arrays)
         self._forget({round_, *(self._latest(wanted) for wanted in keep)})
 
     def _load(self, round_: int) -> dict[str, NDArray[Any]]:

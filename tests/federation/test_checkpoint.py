@@ -75,6 +75,25 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path: Path, damag
     assert again is not None and again.model.round == 3 and not complaints
 
 
+def test_when_none_is_whole_nothing_is_thrown_away(tmp_path: Path) -> None:
+    checkpoints = saved(tmp_path)
+    best = tmp_path / "best-000002.safetensors"
+    best.write_bytes(best.read_bytes()[:50])
+    before = sorted(path.name for path in tmp_path.iterdir())
+    with pytest.raises(RunError, match=r"no checkpoint in .* is whole: checkpoint of round 3 .*best-000002"):
+        checkpoints.load_latest()
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+
+
+def test_an_older_damaged_document_does_not_stop_the_next_checkpoint(tmp_path: Path) -> None:
+    saved(tmp_path)
+    (tmp_path / "round-000002.json").write_text("{")
+    checkpoints = Checkpoints(tmp_path, keep=3)
+    assert checkpoints.load_latest()[0] is not None
+    checkpoints.write(state(4, best=2))
+    assert checkpoints.rounds()[-1] == 4 and (tmp_path / "best-000002.safetensors").exists()
+
+
 def test_no_checkpoint_is_none(tmp_path: Path) -> None:
     assert Checkpoints(tmp_path / "none", 2).load_latest() == (None, [])
 

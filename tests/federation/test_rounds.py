@@ -148,6 +148,34 @@ def test_early_stopping_ends_the_run(make_setup: Make, make_hosts: MakeHosts) ->
     assert finished[0].summary["rounds"] == 2
 
 
+def test_a_resume_after_early_stopping_does_not_train_on(make_setup: Make, make_hosts: MakeHosts) -> None:
+    sections = {"federation": {"patience": 1, "rounds": 50}, "training": {"learning_rate": 1e-12}}
+    setup = make_setup(**sections)
+    run(setup, one_each(setup, make_hosts))
+    resumed, events = run(setup, one_each(setup, make_hosts))
+    assert resumed.model.round == 2 and not [event for event in events if isinstance(event, RoundFinished)]
+
+
+def test_pooled_mode_of_a_single_site(make_setup: Make, make_hosts: MakeHosts) -> None:
+    setup = make_setup(run={"mode": "pooled"})
+    alone = replace(setup, sites=tuple(site for site in setup.sites if site.name in ("pooled", "site-1")))
+    hosts = make_hosts(assign_hosts(alone.sites, 3))
+    assert set(prepare_run(alone, hosts.describe()).steps) == {"pooled"}
+
+
+def test_a_validation_that_lacks_a_site_chooses_no_model(make_setup: Make, make_hosts: MakeHosts) -> None:
+    setup = make_setup()
+    hosts = one_each(setup, make_hosts)
+    whole = hosts.evaluate
+
+    def evaluate(session, split, sites, model):  # type: ignore[no-untyped-def]
+        yield from whole(session, split, sites if model.round == 1 else sites[:1], model)
+
+    hosts.evaluate = evaluate
+    state, _ = run(setup, hosts)
+    assert state.best is not None and state.best.model.round == 1 and state.progress.validations_since_best == 0
+
+
 def test_fedbn_keeps_batchnorm_at_the_site(make_setup: Make, make_hosts: MakeHosts) -> None:
     setup = make_setup(federation={"batchnorm": "local", "rounds": 2})
     run(setup, one_each(setup, make_hosts))

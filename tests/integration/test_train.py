@@ -77,6 +77,14 @@ def test_ctrl_c_leaves_a_checkpoint_and_no_process(primia_ray, train_arguments: 
     assert "training.batch_size: 8 -> 4" in changed.text and changed.text.count("\n") == 1
 
 
+def test_ctrl_c_stops_a_run_of_short_rounds(primia_ray, train_arguments: Arguments, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    command = primia_ray(*train_arguments("short", "federation.rounds=100000"))
+    command.wait_for(lambda: (tmp_path / "runs/short/checkpoints/round-000002.json").exists(), "checkpoint of round 2")
+    command.interrupt()
+    assert command.wait(30) == 130, command.text
+    assert "interrupted after round" in command.text and command.left_behind() == []
+
+
 def test_a_cluster_that_is_not_there_is_one_clear_line(primia_ray, train_arguments: Arguments, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     command = primia_ray(*train_arguments("nowhere"), "--address", "127.0.0.1:1")
     assert command.wait() == 8
