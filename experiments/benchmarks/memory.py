@@ -62,7 +62,7 @@ def main() -> None:
             {
                 "run": {"output": Path(folder), "name": "memory"},
                 "data": {"sites": options.sites, "demo_images": options.images, "image_size": 16},
-                "training": {"batch_size": 8, "optimizer": "sgd", "learning_rate": 0.01},
+                "training": {"batch_size": 4, "optimizer": "sgd", "learning_rate": 0.01},
                 "federation": {"rounds": options.rounds, "validate_every": 10},
                 "resources": {"actors": options.actors},
             }

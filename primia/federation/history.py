@@ -39,25 +39,26 @@ SCHEMA = pa.schema([(field.name, _TYPES[str(field.type)]) for field in fields(Hi
 
 
 class History:
-    """All rows of a run so far; finished rounds are kept as Arrow tables, so many rounds of many sites stay cheap."""
+    """All rows of a run so far, as one Arrow table without chunks: many small ones would cost far more than their rows."""
 
-    def __init__(self, rounds: Iterable[pa.Table] = ()) -> None:
-        self._rounds = list(rounds)
+    def __init__(self, table: pa.Table | None = None) -> None:
+        self._table = SCHEMA.empty_table() if table is None else table
 
     @classmethod
     def read(cls, path: Path, last_round: int) -> History:
         """Rows up to ``last_round`` of an earlier part of the run; empty where the file is missing."""
         if not path.exists():
             return cls()
-        return cls([pq.read_table(path, filters=[("round", "<=", last_round)]).cast(SCHEMA)])
+        return cls(pq.read_table(path, filters=[("round", "<=", last_round)]).cast(SCHEMA))
 
     def add(self, rows: Iterable[HistoryRow]) -> None:
         """Append one round's rows."""
-        self._rounds.append(pa.Table.from_pylist([asdict(row) for row in rows], schema=SCHEMA))
+        new = pa.Table.from_pylist([asdict(row) for row in rows], schema=SCHEMA)
+        self._table = pa.concat_tables([self._table, new]).combine_chunks()
 
     def table(self) -> pa.Table:
         """All rows; it does not change when rounds are added."""
-        return pa.concat_tables(self._rounds) if self._rounds else SCHEMA.empty_table()
+        return self._table
 
 
 def write_history(table: pa.Table, path: Path) -> None:
