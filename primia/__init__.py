@@ -17,19 +17,22 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from primia.api import Run, evaluate, train
+    from primia.api import Run, evaluate, infer, train
     from primia.config.reader import load_config
     from primia.config.settings import Settings
+    from primia.inference.predictions import Predictions
 
-__all__ = ["Run", "Settings", "__version__", "evaluate", "load_config", "train"]
+__all__ = ["Predictions", "Run", "Settings", "__version__", "evaluate", "infer", "load_config", "train"]
 __version__ = "0.1.0"
 
 _HOMES = {
     "Run": "primia.api",
     "evaluate": "primia.api",
+    "infer": "primia.api",
     "train": "primia.api",
     "load_config": "primia.config.reader",
     "Settings": "primia.config.settings",
+    "Predictions": "primia.inference.predictions",
 }
 
 

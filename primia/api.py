@@ -1,4 +1,4 @@
-"""The library's front door: train and evaluate from Python; the command line is a thin shell around it."""
+"""The library's front door: train, evaluate and predict from Python; the command line is a thin shell around it."""
 
 from __future__ import annotations
 
@@ -25,6 +25,8 @@ from primia.report.page import write_report
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from primia.inference.predictions import Predictions
 
 PackProgress = Callable[[str, int, int], None]
 Listener = Callable[[Event], None]
@@ -143,6 +145,49 @@ def evaluate(run: Run | Path | str, data: Path | str, *, on_bad_image: Literal["
     if len(sites) > 1:
         results["sites"] = {name: evaluation.metrics(card.classes) for name, evaluation in sites.items()}
     return results
+
+
+def infer(
+    run: Run | Path | str,
+    data: Path | str,
+    *,
+    output: Path | str | None = None,
+    overwrite: bool = False,
+    batch_size: int = 32,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Predictions:
+    """What a run's model says of each image at ``data``, in the order of file names.
+
+    Images that cannot be read are named with the reason, the rest go on.
+
+    Args:
+        run: a run, or its folder.
+        data: a flat folder of images, class folders named as the model's classes, or one image file.
+        output: a .csv, .json or .parquet file to write; checked before any work.
+        overwrite: replace ``output`` where it exists.
+        batch_size: images that go through the network together.
+        on_progress: called as (images done, images in all).
+
+    Raises:
+        ConfigError, DataError, ModelError, RunError: one line that says what does not fit.
+    """
+    from primia.inference.images import find_images
+    from primia.inference.output import check_output, write_predictions
+    from primia.inference.plain import plain_outputs
+    from primia.inference.predictions import Predictions
+    from primia.models.file import load_model
+
+    if output:
+        check_output(Path(output), overwrite=overwrite)
+    begun, folder = perf_counter(), run.path if isinstance(run, Run) else Path(run)
+    model, card = load_model(folder)
+    images = find_images(Path(data), classes=card.classes, channels=card.channels, image_size=card.image_size)
+    outputs = plain_outputs(model, card.normalisation, images, len(card.classes), batch_size=batch_size, on_progress=on_progress)
+    about = {"run": str(folder), "data": str(data), "synthetic": card.synthetic, "seconds": perf_counter() - begun}
+    predictions = Predictions.from_logits(images, card.classes, *outputs, about=about)
+    if output:
+        write_predictions(predictions, Path(output))
+    return predictions
 
 
 def _drive(setup: Callable[[str], RunSetup], settings: Settings, resources: ClusterResources, on_event: Listener) -> None:

@@ -54,3 +54,13 @@ class ClusterError(PrimiaError):
     """A Ray cluster cannot be started or reached."""
 
     exit_code = 8
+
+
+class ProtocolError(PrimiaError):
+    """A party of encrypted inference died, spoke out of turn, or was sent what is not due."""
+
+    exit_code = 9
+
+
+class KeyReuseError(ProtocolError):
+    """One-time keys were asked for a second time, or are not those of this model."""

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 import primia
-from primia.cli import config, data, evaluate, report, train
+from primia.cli import config, data, evaluate, infer, report, train
 from primia.errors import PrimiaError
 
 app = typer.Typer(
@@ -20,6 +20,7 @@ app = typer.Typer(
 )
 app.command()(train.train)
 app.command()(evaluate.evaluate)
+app.command()(infer.infer)
 app.command()(report.compare)
 app.command()(report.report)
 app.add_typer(data.app, name="data")

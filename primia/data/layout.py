@@ -63,7 +63,7 @@ def list_folder(root: Path, classes: Sequence[str] = ()) -> FolderListing:
     ``classes`` (else ``classes.txt``) fixes names and order; without either, all sites must have the same
     class folders, which are then sorted by name.
     """
-    folders = _subfolders(root)
+    folders = subfolders(root)
     if not folders:
         raise DataError(_no_classes(root))
     files = tuple(_walk(root, folders))
@@ -79,6 +79,20 @@ def read_classes(root: Path) -> tuple[str, ...]:
     return tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
 
 
+def image_files(folder: Path) -> list[Path]:
+    """Image files directly in ``folder``, by name; :class:`DataError` if one is DICOM, or the folder cannot be listed."""
+    names = [entry.name for entry in _entries(folder, lambda entry: not entry.is_dir())]
+    dicom = next((name for name in names if name.lower().endswith(DICOM_SUFFIXES)), None)
+    if dicom:
+        raise DataError(f"{folder / dicom}: {NO_DICOM}")
+    return [folder / name for name in names if name.lower().endswith(SUFFIXES)]
+
+
+def subfolders(folder: Path) -> dict[str, Path]:
+    """Folders directly in ``folder``, by name; :class:`DataError` if it cannot be listed, or holds a link to nothing."""
+    return {entry.name: folder / entry.name for entry in _entries(folder, _is_folder)}
+
+
 def _walk(root: Path, folders: Mapping[str, Path]) -> Iterator[ImageFile]:
     splits = {name: folders[name] for name in SPLITS if name in folders}
     others = {name: folder for name, folder in folders.items() if name not in splits}
@@ -91,11 +105,11 @@ def _walk(root: Path, folders: Mapping[str, Path]) -> Iterator[ImageFile]:
 
 
 def _one_site(splits: Mapping[str, Path]) -> bool:
-    return "train" in splits and not _holds_sites(_subfolders(splits["train"]))
+    return "train" in splits and not _holds_sites(subfolders(splits["train"]))
 
 
 def _split_folder(folder: Path, split: str, *, lonely: bool) -> Iterator[ImageFile]:
-    inner = _subfolders(folder)
+    inner = subfolders(folder)
     if not inner:
         raise DataError(_no_classes(folder))
     if _holds_sites(inner) and lonely:
@@ -117,7 +131,7 @@ def _site_or_class(root: Path, folders: Mapping[str, Path]) -> Iterator[ImageFil
 
 def _sites(folders: Mapping[str, Path], split: str) -> Iterator[ImageFile]:
     for site, folder in folders.items():
-        inner = _subfolders(folder)
+        inner = subfolders(folder)
         if site == CENTRAL and split in ("", "train"):
             raise DataError(f"{folder}: {CENTRAL!r} is the name of the holder of central images; rename this site")
         if not inner:
@@ -127,22 +141,10 @@ def _sites(folders: Mapping[str, Path], split: str) -> Iterator[ImageFile]:
 
 def _class_folders(folders: Mapping[str, Path], site: str, split: str) -> Iterator[ImageFile]:
     for label, folder in folders.items():
-        images = _images(folder)
+        images = image_files(folder)
         if not images:
             raise DataError(f"{folder}: no image of class {label!r}{_at(site)}; add some ({', '.join(SUFFIXES)}) or remove the folder")
         yield from (ImageFile(path, site, split, label) for path in images)
-
-
-def _images(folder: Path) -> list[Path]:
-    names = [entry.name for entry in _entries(folder, lambda entry: not entry.is_dir())]
-    dicom = next((name for name in names if name.lower().endswith(DICOM_SUFFIXES)), None)
-    if dicom:
-        raise DataError(f"{folder / dicom}: {NO_DICOM}")
-    return [folder / name for name in names if name.lower().endswith(SUFFIXES)]
-
-
-def _subfolders(folder: Path) -> dict[str, Path]:
-    return {entry.name: folder / entry.name for entry in _entries(folder, _is_folder)}
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -162,7 +164,7 @@ def _entries(folder: Path, wanted: Callable[[os.DirEntry[str]], bool]) -> list[o
 
 
 def _holds_sites(folders: Mapping[str, Path]) -> bool:
-    return any(_subfolders(folder) for folder in folders.values())
+    return any(subfolders(folder) for folder in folders.values())
 
 
 def _agree(root: Path, files: Sequence[ImageFile], declared: tuple[str, ...]) -> tuple[str, ...]:

@@ -1,0 +1,122 @@
+"""Predictions as a file: CSV, JSON or Parquet, by the name's ending."""
+
+from __future__ import annotations
+
+import csv
+import json
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from primia.errors import ConfigError, RunError
+from primia.files import atomic_path, atomic_text
+from primia.inference.predictions import Prediction, Predictions
+
+Cells = dict[str, str | float | None]
+
+
+def check_output(path: Path, *, overwrite: bool = False) -> None:
+    """Raise, before any work, what would keep :func:`write_predictions` from writing ``path``.
+
+    Raises:
+        ConfigError: the name ends in none of .csv, .json, .parquet.
+        RunError: its folder is missing or cannot be written to, or a file would be overwritten without ``overwrite``.
+    """
+    _writer(path)
+    try:
+        if not path.parent.is_dir():
+            raise RunError(f"cannot write {path}: there is no folder {path.parent}; make it, or give another --output")
+        for file in output_files(path):
+            _check_free(file, overwrite=overwrite)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise RunError(f"cannot write {path}: {error.strerror}; give another --output") from None
+
+
+def output_files(path: Path) -> tuple[Path, ...]:
+    """What :func:`write_predictions` writes: ``path``, and the summary beside it where that is not in it."""
+    return (path,) if path.suffix.lower() == ".json" else (path, path.with_suffix(".summary.json"))
+
+
+def _check_free(file: Path, *, overwrite: bool) -> None:
+    if file.is_dir():
+        raise RunError(f"cannot write {file}: it is a folder; give another --output")
+    if file.exists() and not overwrite:
+        raise RunError(f"{file} exists; give another --output, or --overwrite to replace it")
+
+
+def write_predictions(predictions: Predictions, path: Path) -> None:
+    """Write a row an image to ``path``, and for CSV and Parquet the summary to ``<name>.summary.json``; each whole or not at all.
+
+    Columns: file, status, reason, predicted, ``p_<class>`` for every class, and truth where it is known.
+
+    Raises:
+        ConfigError: the name ends in none of .csv, .json, .parquet.
+        RunError: a file cannot be written.
+    """
+    write = _writer(path)
+    for summary in output_files(path)[1:]:
+        atomic_text(summary, _json(predictions.summary()))
+    write(predictions, path)
+
+
+def to_json(predictions: Predictions) -> str:
+    """One document: ``summary``, and under ``predictions`` the rows, with null for what is missing."""
+    return _json({"summary": predictions.summary(), "predictions": _table(predictions)})
+
+
+def _json(document: object) -> str:
+    return json.dumps(document, indent=1, allow_nan=False) + "\n"
+
+
+def _write_json(predictions: Predictions, path: Path) -> None:
+    atomic_text(path, to_json(predictions))
+
+
+def _write_csv(predictions: Predictions, path: Path) -> None:
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, _columns(predictions), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(_table(predictions))
+
+
+def _write_parquet(predictions: Predictions, path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    columns = _columns(predictions)
+    schema = pa.schema([(name, pa.float64() if name.startswith("p_") else pa.string()) for name in columns])
+    with atomic_path(path) as temporary:
+        pq.write_table(pa.Table.from_pylist(_table(predictions), schema=schema), temporary)
+
+
+_WRITERS: dict[str, Callable[[Predictions, Path], None]] = {".csv": _write_csv, ".json": _write_json, ".parquet": _write_parquet}
+
+
+def _writer(path: Path) -> Callable[[Predictions, Path], None]:
+    try:
+        return _WRITERS[path.suffix.lower()]
+    except KeyError:
+        raise ConfigError(f"cannot write {path}: name it .csv, .json or .parquet") from None
+
+
+def _columns(predictions: Predictions) -> list[str]:
+    scores = [f"p_{name}" for name in predictions.classes]
+    return ["file", "status", "reason", "predicted", *scores, *(["truth"] if predictions.has_truth else [])]
+
+
+def _table(predictions: Predictions) -> list[Cells]:
+    return [_cells(row, predictions.classes, with_truth=predictions.has_truth) for row in predictions.rows]
+
+
+def _cells(row: Prediction, classes: tuple[str, ...], *, with_truth: bool) -> Cells:
+    scores = row.probabilities or (None,) * len(classes)
+    return {
+        "file": row.file,
+        "status": row.status,
+        "reason": row.reason,
+        "predicted": row.predicted,
+        **{f"p_{name}": score for name, score in zip(classes, scores, strict=True)},
+        **({"truth": row.truth} if with_truth else {}),
+    }

@@ -1,0 +1,162 @@
+"""``primia-ray infer`` and ``primia.infer`` on a small untrained model."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import Result
+from PIL import Image
+from typer.testing import CliRunner
+
+import primia
+from primia.cli.main import app
+from primia.config.settings import ModelSettings
+from primia.data.statistics import Normalisation
+from primia.errors import ConfigError, DataError, ModelError, RunError
+from primia.models.file import ModelCard, save_model
+from primia.models.flat import FlatSpec
+from primia.models.registry import build_model
+
+CLASSES = ("bacterial", "normal", "viral")
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current directory."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A run folder with an untrained model."""
+    model = build_model(ModelSettings(), classes=3, channels=1, image_size=16, seed=1)
+    flat = FlatSpec.of(model)
+    card = ModelCard(ModelSettings(), CLASSES, 1, 16, Normalisation((0.5,), (0.2,)), synthetic=True, run="run", versions={})
+    folder = tmp_path / "run"
+    folder.mkdir()
+    save_model(folder, card, flat.state_dict(flat.parameters(model), flat.buffers(model)))
+    return folder
+
+
+def put(folder: Path, count: int) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(count):
+        noise = np.random.default_rng(number).integers(0, 256, (16, 16), dtype=np.uint8)
+        Image.fromarray(noise).save(folder / f"{number:02}.png")
+    return folder
+
+
+def call(*arguments: object) -> Result:
+    return CliRunner().invoke(app, ["infer", *map(str, arguments)])
+
+
+def test_a_flat_folder_gives_a_row_an_image_and_says_what_was_written(run: Path, here: Path) -> None:
+    result = call(run, "--data", put(here / "flat", 5), "--batch-size", 2)
+    assert result.exit_code == 0, result.output
+    assert "5 images: 5 predicted\n" in result.stdout and "synthetic" in result.stdout and "MCC" not in result.stdout
+    assert "predictions predictions.csv\nsummary     predictions.summary.json\nnext        primia-ray evaluate" in result.stdout
+    rows = list(csv.DictReader((here / "predictions.csv").open(encoding="utf-8")))
+    assert [row["file"] for row in rows] == [f"0{number}.png" for number in range(5)]
+    assert all(sum(float(row[f"p_{name}"]) for name in CLASSES) == pytest.approx(1) for row in rows)
+
+
+def test_class_folders_are_scored_as_evaluate_scores_them(run: Path, here: Path) -> None:
+    put(here / "labelled" / "normal", 7)
+    put(here / "labelled" / "viral", 4)
+    result = call(run, "--data", "labelled", "-o", "p.parquet")
+    assert result.exit_code == 0, result.output
+    assert "accuracy" in result.stdout and "MCC" in result.stdout and "over the 11 images predicted" in result.stdout
+    expected = primia.evaluate(run, "labelled")
+    metrics = json.loads((here / "p.summary.json").read_text())["metrics"]
+    assert metrics["loss"] == pytest.approx(expected["loss"], rel=1e-5)
+    assert metrics["confusion"] == expected["confusion"]
+
+
+def test_json_prints_one_document_and_writes_only_on_request(run: Path, here: Path) -> None:
+    put(here / "flat", 2)
+    result = call(run, "--data", "flat", "--json")
+    document = json.loads(result.stdout)
+    assert document["summary"]["images"] == len(document["predictions"]) == 2
+    assert document["summary"]["run"] == str(run) and document["summary"]["synthetic"] is True
+    assert sorted(path.name for path in here.iterdir()) == ["flat", "run"]
+    assert call(run, "--data", "flat", "--json", "--output", "p.json").exit_code == 0
+    assert json.loads((here / "p.json").read_text())["predictions"] == document["predictions"]
+
+
+def test_unreadable_images_are_named_ten_of_them_and_the_rest_go_on(run: Path, here: Path) -> None:
+    put(here / "flat", 2)
+    for number in range(12):
+        (here / "flat" / f"[bad]{number:02}.png").write_text("no image")
+    result = call(run, "--data", "flat")
+    assert result.exit_code == 0, result.output
+    assert "14 images: 2 predicted, 12 unreadable" in result.stdout
+    assert "unreadable: [bad]09.png (its content is no image of a known format)" in result.stdout
+    assert "[bad]10.png" not in result.stdout and "... and 2 more without a prediction" in result.stdout
+
+
+def test_the_next_command_works_with_unreadable_images_too(run: Path, here: Path) -> None:
+    (put(here / "la belled" / "normal", 1) / "bad.png").write_text("no image")
+    assert "--data 'la belled' --on-bad-image skip " in call(run, "--data", "la belled").stdout
+
+
+def test_an_existing_file_is_replaced_only_when_asked(run: Path, here: Path) -> None:
+    put(here / "flat", 1)
+    (here / "predictions.csv").write_text("precious")
+    result = call(run, "--data", "flat")
+    assert isinstance(result.exception, RunError) and "--overwrite" in str(result.exception)
+    assert (here / "predictions.csv").read_text() == "precious"
+    assert call(run, "--data", "flat", "--overwrite").exit_code == 0
+    assert (here / "predictions.csv").read_text().startswith("file,status")
+
+
+@pytest.mark.parametrize(
+    ("output", "kind", "words"),
+    [("p.xlsx", ConfigError, r"\.csv, \.json or \.parquet"), ("absent/p.csv", RunError, "no folder absent")],
+)
+def test_an_output_that_cannot_be_is_refused_before_any_work(here: Path, output: str, kind: type[Exception], words: str) -> None:
+    with pytest.raises(kind, match=words):
+        primia.infer(here / "no run", here / "no data", output=output)
+
+
+def test_weights_that_are_not_safetensors(run: Path, here: Path) -> None:
+    put(here / "flat", 1)
+    (run / "model.safetensors").write_bytes(b"\x80\x04pickled")
+    with pytest.raises(ModelError, match=r"model\.safetensors: cut short or not a safetensors file"):
+        primia.infer(run, "flat")
+
+
+def test_a_model_of_other_classes(run: Path, here: Path) -> None:
+    put(here / "labelled" / "fracture", 1)
+    with pytest.raises(DataError, match="'fracture' is none of the model's classes 'bacterial', 'normal', 'viral'"):
+        primia.infer(run, "labelled")
+
+
+def test_nothing_is_written_where_there_are_no_images(run: Path, here: Path) -> None:
+    (here / "empty").mkdir()
+    result = call(run, "--data", "empty")
+    assert isinstance(result.exception, DataError) and "no images here" in str(result.exception)
+    assert sorted(path.name for path in here.iterdir()) == ["empty", "run"]
+
+
+def test_from_python(run: Path, here: Path) -> None:
+    calls: list[tuple[int, int]] = []
+    predictions = primia.infer(primia.Run(run), put(here / "flat", 3) / "01.png", on_progress=lambda *call: calls.append(call))
+    assert isinstance(predictions, primia.Predictions)
+    assert [row.file for row in predictions.rows] == ["01.png"] and calls == [(0, 1), (1, 1)]
+    assert sorted(path.name for path in here.iterdir()) == ["flat", "run"]
+
+
+def test_weights_that_are_not_numbers_flag_every_image(run: Path, here: Path) -> None:
+    model = build_model(ModelSettings(), classes=3, channels=1, image_size=16, seed=1)
+    flat = FlatSpec.of(model)
+    card = ModelCard(ModelSettings(), CLASSES, 1, 16, Normalisation((0.5,), (0.2,)), synthetic=False, run="run", versions={})
+    save_model(run, card, flat.state_dict(np.full_like(flat.parameters(model), np.nan), flat.buffers(model)))
+    result = call(run, "--data", put(here / "flat", 2))
+    assert result.exit_code == 0, result.output
+    assert "2 images: 0 predicted, 2 out of range" in result.stdout and "synthetic" not in result.stdout
+    assert "out of range: 00.png (the model's output is not a finite number)" in result.stdout
