@@ -222,7 +222,30 @@ class SecureAggregationSettings(Section):
 
 
 class InferenceSettings(Section):
-    """Encrypted inference; no settings yet."""
+    """Encrypted inference by function secret sharing."""
+
+    ring_bits: int = Field(32, ge=24, le=64, description="Smallest ring that values live in; calibration takes a larger one where needed.")
+    fraction_bits: int = Field(10, ge=4, le=20, description="Bits behind the point of activations.")
+    spare_bits: int = Field(
+        2, ge=0, le=8, description="Bits between the largest value on the calibration images and the largest that is computed right."
+    )
+    pipeline: int = Field(2, ge=1, le=16, description="Batches in their online phase at the same time.")
+    key_memory: int = Field(1024, ge=64, description="Keys of one batch that a party holds in memory, in MiB; larger ones are streamed.")
+    model_owner: str = Field(
+        "",
+        json_schema_extra={"format": "a custom resource of Ray, or label=value"},
+        description="Node of the model owner; empty: any.",
+    )
+    data_owner: str = Field(
+        "",
+        json_schema_extra={"format": "a custom resource of Ray, or label=value"},
+        description="Node of the data owner; empty: any.",
+    )
+    dealer: str = Field(
+        "",
+        json_schema_extra={"format": "a custom resource of Ray, or label=value"},
+        description="Node of the crypto provider; empty: any.",
+    )
 
 
 class SearchSettings(Section):

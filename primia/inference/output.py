@@ -61,6 +61,19 @@ def write_predictions(predictions: Predictions, path: Path) -> None:
     write(predictions, path)
 
 
+def read_table(path: Path) -> list[Cells]:
+    """The rows that :func:`write_predictions` wrote, with None for what is missing."""
+    if path.suffix.lower() == ".json":
+        rows: list[Cells] = json.loads(path.read_text(encoding="utf-8"))["predictions"]
+        return rows
+    import pyarrow.parquet as pq
+    from pyarrow import csv as arrow_csv
+
+    table = pq.read_table(path) if path.suffix.lower() == ".parquet" else arrow_csv.read_csv(path)
+    rows = table.to_pylist()
+    return rows
+
+
 def to_json(predictions: Predictions) -> str:
     """One document: ``summary``, and under ``predictions`` the rows, with null for what is missing."""
     return _json({"summary": predictions.summary(), "predictions": _table(predictions)})

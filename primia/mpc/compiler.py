@@ -6,8 +6,9 @@ goes to the weights. Values beyond 2^b are not computed wrongly in silence: the 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil, log2
 from typing import Any
 
@@ -66,6 +67,14 @@ class Compiled:
     biases: tuple[Ring, ...]
     agreement: Agreement
 
+    @property
+    def fingerprint(self) -> str:
+        """Changes whenever the program or a weight does."""
+        state = hashlib.sha256(self.program.fingerprint.encode())
+        for array in (*(matrix for terms in self.weights for matrix in terms), *self.biases):
+            state.update(array.data)
+        return state.hexdigest()[:32]
+
     def oracle(self, workers: Workers) -> Oracle:
         """The program in the clear."""
         return Oracle(self.program, self.weights, self.biases, workers)
@@ -103,13 +112,30 @@ def compile_network(model: nn.Module, input_shape: Shape, images: Tensor, precis
         raise ModelError("the network's values need a ring of more than 64 bits; give fewer fraction bits (inference.fraction_bits)")
     steps = [step if isinstance(step, Local) else _layer(step, ranges[step.name], bits, precision) for step in network.steps]
     program = Program(bits, precision.fraction_bits, input_shape, tuple(steps))
-    weights = [[_matrix(term, layer, bits) for term in real.terms] for real, layer in zip(layers, program.layers, strict=True)]
-    biases = tuple(
-        encode(real.bias.double().numpy(), precision.fraction_bits + layer.weight_bits, bits)
-        for real, layer in zip(layers, program.layers, strict=True)
-    )
-    compiled = Compiled(program, weights, biases, Agreement(0, 0, 0.0))
-    return Compiled(program, weights, biases, _agreement(compiled, images, outputs, workers))
+    compiled = _encoded(program, network)
+    return replace(compiled, agreement=_agreement(compiled, images, outputs, workers))
+
+
+def compile_as(program: Program, model: nn.Module) -> Compiled:
+    """``model`` with the widths of a program that it was compiled to before, so that keys made for it still fit.
+
+    Raises:
+        ModelError: the program is of another network.
+    """
+    network = read_network(model, program.input_shape)
+    compiled = _encoded(program, network)
+    shapes = [[matrix.shape for matrix in terms] for terms in compiled.weights]
+    due = [[program.weight_shape(term, layer) for term in layer.terms] for layer in program.layers]
+    if [step.output for step in network.steps] != [step.output for step in program.steps] or shapes != due:
+        raise ModelError("the keys were made for another network; make fresh ones with --preprocess")
+    return compiled
+
+
+def _encoded(program: Program, network: Network) -> Compiled:
+    pairs = list(zip((step for step in network.steps if isinstance(step, RealLayer)), program.layers, strict=False))
+    weights = [[_matrix(term, layer, program.bits) for term in real.terms] for real, layer in pairs]
+    biases = tuple(encode(real.bias.double().numpy(), program.fraction_bits + layer.weight_bits, program.bits) for real, layer in pairs)
+    return Compiled(program, weights, biases, Agreement(0, 0, 0.0))
 
 
 def _calibrate(network: Network, model: nn.Module, images: Tensor) -> tuple[dict[str, _Range], Tensor]:

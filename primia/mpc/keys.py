@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from primia.errors import KeyReuseError
 from primia.mpc.dpf import ComparisonKeys
 from primia.mpc.dpf_layout import key_shapes
 from primia.mpc.messages import Kind, Message, Shapes, check
@@ -28,7 +29,9 @@ class BatchKeys:
         Raises:
             ProtocolError: keys of another plan, or cut short.
         """
-        message = next(self._records, None) or Message(Kind.ABORT, self.batch, 0, ())
+        message = next(self._records, None)
+        if message is None:
+            raise KeyReuseError(f"the keys of batch {self.batch:016x} are used up or cut short; keys serve once, make fresh ones")
         check(message, "in the keys", kind, self.batch, stage, shapes)
         return message.arrays
 

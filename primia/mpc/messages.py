@@ -40,6 +40,7 @@ class Phase(IntEnum):
     SETUP = 0
     PREPROCESSING = 1
     ONLINE = 2
+    CONTROL = 3
 
 
 class Kind(IntEnum):
@@ -48,19 +49,20 @@ class Kind(IntEnum):
     PLAN = 0
     WEIGHT_SEED = 1
     MASKED_WEIGHTS = 2
-    READY = 3
     BATCH = 10
     LINEAR_KEYS = 11
     LINEAR_SHARE = 12
     STAGE_KEYS = 13
     STAGE_CORRECTIONS = 14
-    DONE = 15
     INPUT = 20
     MASKED_VALUES = 21
     SIGN_SHARE = 22
     STAGE_OUTPUT = 23
     RESULT = 24
-    ABORT = 25
+    START = 30
+    REQUEST = 31
+    FINISH = 32
+    FAILED = 33
 
     @property
     def phase(self) -> Phase:

@@ -104,12 +104,16 @@ class Costs:
 
 @dataclass(frozen=True)
 class Program:
-    """The whole network, and the ring that it is computed in."""
+    """The whole network, and the ring that it is computed in.
+
+    ``about``: what else all parties may know, such as the names of classes; a text that means nothing here.
+    """
 
     bits: int
     fraction_bits: int
     input_shape: Shape
     steps: tuple[Local | Layer, ...]
+    about: str = ""
 
     @property
     def dtype(self) -> Any:

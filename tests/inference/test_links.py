@@ -355,7 +355,7 @@ from primia.mpc.messages import Kind, Message, Role
 folder, port = Path(sys.argv[1]), int(sys.argv[2])
 identity = Identity(folder / "dealer.pem", folder / "dealer.key", folder / "ca.pem")
 link = connect(("127.0.0.1", port), identity, Role.MODEL_OWNER, 20, session=bytes(range(16)))
-link.send(Message(Kind.READY, 0, 0, ()))
+link.send(Message(Kind.PLAN, 0, 0, ()))
 link.send(Message(Kind.STAGE_KEYS, 1, 0, (np.zeros(100_000_000, np.uint8),)))
 """
 
@@ -365,7 +365,7 @@ def test_a_killed_peer(folder: Path) -> None:
     peer = subprocess.Popen([sys.executable, "-c", PEER, str(folder), str(address[1])])
     try:
         with closing(listen(address, identity(folder, OWNER), DEALER, 60, session=SESSION)) as owner:
-            assert owner.receive().kind is Kind.READY
+            assert owner.receive().kind is Kind.PLAN
             assert select.select([owner._connection], [], [], SOON_S)[0]  # the large message has begun
             peer.kill()
             with pytest.raises(ProtocolError, match=r"the dealer at .* is gone in the middle of a message: it died"):

@@ -129,8 +129,8 @@ def test_batch_0_goes_on_after_it_is_discarded() -> None:
     mailbox = Mailbox(100)
     mailbox.put(Role.DEALER, message(Kind.PLAN, batch=0))
     mailbox.discard(0)
-    mailbox.put(Role.DEALER, message(Kind.READY, batch=0))
-    assert mailbox.get(Role.DEALER, 0, Phase.SETUP, SOON_S).kind is Kind.READY
+    mailbox.put(Role.DEALER, message(Kind.PLAN, batch=0))
+    assert mailbox.get(Role.DEALER, 0, Phase.SETUP, SOON_S).kind is Kind.PLAN
 
 
 def test_only_so_many_discarded_batches_are_remembered() -> None:

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
+from scipy.stats import chi2
+from torch import Tensor, nn
 
+from primia.config.settings import ModelSettings
+from primia.models.registry import build_model
+from primia.mpc.compiler import Compiled, Precision, compile_network
 from primia.mpc.data_owner import DataOwner, Result
 from primia.mpc.dealer import Dealer
 from primia.mpc.dpf import backend
@@ -73,6 +81,13 @@ class Parties:
 
     def _hear(self, sender: Role, to: Role, message: Message) -> None:
         self.said.append((sender, to, message))
+
+
+def assert_uniform(data: NDArray[np.uint8], what: str) -> None:
+    """Chi-square on bytes; random bytes fail with a probability of about 1e-9."""
+    assert data.size >= 256 * 8, f"{what}: {data.size} bytes are too few to judge"
+    counts, expected = np.bincount(data.view(np.uint8).ravel(), minlength=256), data.size / 256
+    assert chi2.sf(((counts - expected) ** 2 / expected).sum(), 255) > 1e-9, what
 
 
 def same_results(first: Result, second: Result) -> bool:
@@ -201,10 +216,42 @@ PROGRAMS: dict[str, Callable[[], Program]] = {
 }
 
 
-@pytest.fixture
-def parties() -> Callable[..., Parties]:
-    def make(name: str, seed: int = 0, size: float = 0.3, aes: str = "auto") -> Parties:
-        program = PROGRAMS[name]()
-        return Parties(program, *random_weights(program, seed, size), aes=aes)
+@cache
+def shipped(name: str, pooling: str, size: int) -> tuple[nn.Module, Tensor, Compiled]:
+    """A network of the registry with statistics that mean something, images for it, and what it compiles to."""
+    settings, channels = ModelSettings(name=name, pooling=pooling), 1 if name == "convnet" else 3
+    model = build_model(settings, classes=3, channels=channels, image_size=size, seed=0)
+    images = torch.randn(24, channels, size, size, generator=torch.Generator().manual_seed(0))
+    model.train()
+    with torch.no_grad():
+        for part in images.split(8):
+            model(part)
+    images = images[:4]
+    return model.eval(), images, compile_network(model, (channels, size, size), images, Precision(), Workers(1))
 
-    return make
+
+@pytest.fixture(scope="session")
+def kit() -> SimpleNamespace:
+    """The helpers above: test modules cannot import them from here."""
+    return SimpleNamespace(
+        batch=BATCH,
+        same=SAME,
+        parties=lambda name, seed=0, size=0.3, aes="auto": Parties(
+            PROGRAMS[name](), *random_weights(PROGRAMS[name](), seed, size), aes=aes
+        ),
+        parties_of=Parties,
+        program=lambda name: PROGRAMS[name](),
+        program_of=program_of,
+        relu_layer=relu_layer,
+        last_layer=last_layer,
+        random_weights=random_weights,
+        encoded_images=encoded_images,
+        same_results=same_results,
+        shipped=shipped,
+        assert_uniform=assert_uniform,
+    )
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "program_name" in metafunc.fixturenames:
+        metafunc.parametrize("program_name", PROGRAMS)

@@ -1,0 +1,226 @@
+"""The three parties as Ray actors, each with its own memory: thin shells around the services.
+
+Messages go from actor to actor; the driver holds none. An actor never restarts and Ray repeats no call, since one-time keys must
+not be used again.
+"""
+
+from __future__ import annotations
+
+import base64
+import tempfile
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import ray
+import torch
+
+from primia.errors import PrimiaError, ProtocolError
+from primia.inference.images import find_images
+from primia.inference.keystore import KeyStore
+from primia.inference.lead import Journal, Lead, prepare_keys
+from primia.inference.mailbox import Mailbox
+from primia.inference.model import PublicCard, compile_for_keys, compile_run, plan_report
+from primia.inference.output import output_files, write_predictions
+from primia.inference.predictions import Predictions
+from primia.inference.service import DataOwnerService, DealerService, Mode, ModelOwnerService, ServiceOptions, deliver
+from primia.inference.spec import InferenceSpec, precision_of
+from primia.mpc.data_owner import DataOwner
+from primia.mpc.dealer import Dealer
+from primia.mpc.dpf import backend
+from primia.mpc.messages import Kind, Message, Phase, Role
+from primia.mpc.model_owner import ModelOwner
+from primia.mpc.workers import Workers
+
+_UNDER_WAY = 4
+"""Messages to one peer that are not taken yet, before a sender waits."""
+
+
+class PartyActor:
+    """One party. Peers call :meth:`deliver`, each in a concurrency group of its own name, so that its messages keep their order."""
+
+    role: Role
+
+    def __init__(self, spec: InferenceSpec) -> None:
+        torch.set_num_threads(spec.threads)
+        self.spec = spec
+        self.options = ServiceOptions(pipeline=spec.inference.pipeline, key_bytes=spec.inference.key_memory * 2**20)
+        self.mailbox = Mailbox(self.options.key_bytes)
+        self.workers = Workers(spec.threads)
+        self.aes = backend()
+
+    def connect(self, peers: Mapping[Role, Any]) -> None:
+        """Learn how to reach the other two."""
+        self.outbox = Outbox(self.role, peers)
+
+    def deliver(self, sender: Role, message: Message) -> None:
+        """Take a message of a peer."""
+        deliver(self.mailbox, sender, message)
+
+
+class Outbox:
+    """Sends to the other actors, waiting while one of them is too far behind."""
+
+    def __init__(self, role: Role, peers: Mapping[Role, Any]) -> None:
+        self._role = role
+        self._peers = peers
+        self._under_way: dict[Role, deque[Any]] = {peer: deque() for peer in peers}
+        self._last: tuple[Message | None, Any] = (None, None)
+
+    def send(self, to: Role, message: Message) -> None:
+        """Hand a message to an actor.
+
+        Raises:
+            ProtocolError: the actor is gone.
+        """
+        # The dealer says the same to both parties: it is put into the object store once.
+        last, reference = self._last
+        if last is not message:
+            reference = ray.put(message) if message.kind is Kind.STAGE_KEYS else message
+            self._last = (message, reference)
+        queue = self._under_way[to]
+        queue.append(self._peers[to].deliver.options(concurrency_group=self._role.name.lower()).remote(self._role, reference))
+        while len(queue) > _UNDER_WAY:
+            try:
+                ray.get(queue.popleft())
+            except IndexError:  # another thread of this actor has taken it
+                continue
+            except PrimiaError as error:
+                raise (getattr(error, "cause", None) or error) from None
+            except ray.exceptions.RayActorError:
+                raise ProtocolError(f"the {to.label} died") from None
+
+
+class DealerActor(PartyActor):
+    """The crypto provider: sees neither images nor weights."""
+
+    role = Role.DEALER
+
+    def serve(self) -> None:
+        """Deal until no more is wanted."""
+        DealerService(Dealer(self.workers, self.aes), self.mailbox, self.outbox.send, self.options).serve()
+
+
+class ModelOwnerActor(PartyActor):
+    """Reads the run folder; sees no image and no prediction."""
+
+    role = Role.MODEL_OWNER
+
+    def compile(self) -> dict[str, Any]:
+        """Compile the run's model, and say what it will cost."""
+        spec, self._store = self.spec, None
+        folder = spec.keys / "model-owner" if spec.keys else None
+        if spec.mode is Mode.CONSUME and folder:
+            self._store = KeyStore.open(folder)
+            self._compiled = compile_for_keys(spec.run, self._store)
+        else:
+            self._compiled = compile_run(spec.run, spec.calibration, precision_of(spec), self.workers)
+        if spec.mode is Mode.PREPARE and folder:
+            self._store = KeyStore.create(folder, self._compiled.program, self._compiled.fingerprint)
+        return plan_report(self._compiled, self.aes)
+
+    def serve(self) -> None:
+        """Serve until no more is wanted."""
+        compiled = self._compiled
+        owner = ModelOwner(compiled.program, compiled.weights, compiled.biases, self.workers, self.aes)
+        ModelOwnerService(owner, self.mailbox, self.outbox.send, self.options, self._store).serve()
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Images done, and in all."""
+
+    done: int = 0
+    total: int = 0
+
+
+class DataOwnerActor(PartyActor):
+    """Reads the images and writes the predictions; sees no weight."""
+
+    role = Role.DATA_OWNER
+
+    def __init__(self, spec: InferenceSpec) -> None:
+        super().__init__(spec)
+        self._progress = Progress()
+
+    def progress(self) -> Progress:
+        """How far :meth:`lead` is; may be asked while it runs."""
+        return self._progress
+
+    def lead(self) -> dict[str, Any]:
+        """Get keys or predictions, write them, and return a summary without predictions of single images."""
+        begun, spec = perf_counter(), self.spec
+        keys = spec.keys / "data-owner" if spec.keys else None
+        service = DataOwnerService(DataOwner(self.workers, self.aes), self.mailbox, self.outbox.send, self.options, keys)
+        with service.telling((Role.MODEL_OWNER, Role.DEALER)):
+            program = service.start(spec.mode)
+            setup_s = perf_counter() - begun
+            if spec.mode is Mode.PREPARE:
+                for _ in prepare_keys(service, spec.preprocess, self._report):
+                    continue
+                service.finish()
+                return {"summary": {"keys": spec.preprocess, "seconds": perf_counter() - begun}, "files": {}}
+            card = PublicCard.from_program(program)
+            images = find_images(spec.data, classes=card.classes, channels=card.channels, image_size=card.image_size)
+            journal = Journal(spec.journal, {"plan": program.fingerprint, "data": str(spec.data)}, resume=spec.resume)
+            lead = Lead(service, spec.mode, images, card.normalisation, journal, self._report)
+            lead.run()
+            service.finish()
+        about = {
+            "run": str(spec.run),
+            "data": str(spec.data),
+            "synthetic": card.synthetic,
+            "seconds": perf_counter() - begun,
+            "setup_seconds": setup_s,
+            "encrypted": _costs(lead, service),
+        }
+        predictions = Predictions.from_logits(images, card.classes, lead.logits, lead.failures, about)
+        files = _written(predictions, spec)
+        journal.remove()
+        return {"summary": predictions.summary(), "files": files}
+
+    def _report(self, done: int, total: int) -> None:
+        self._progress = Progress(done, total)
+
+
+def _written(predictions: Predictions, spec: InferenceSpec) -> dict[str, str]:
+    """Write the predictions where they are wanted; or (``fetch``) give the files' contents by suffix, in base64."""
+    if not spec.fetch:
+        write_predictions(predictions, spec.output)
+        return {}
+    with tempfile.TemporaryDirectory(prefix="primia-") as folder:
+        path = Path(folder) / spec.output.name
+        write_predictions(predictions, path)
+        return {file.name: base64.b64encode(file.read_bytes()).decode() for file in output_files(path)}
+
+
+def _costs(lead: Lead, service: DataOwnerService) -> dict[str, Any]:
+    measures, traffic, costs = lead.measures, service.traffic, service.program.costs()
+    batches, images = len(measures.images), sum(measures.images)
+    online = traffic.sent[Phase.ONLINE] + traffic.received[Phase.ONLINE]
+    return {
+        "images": images,
+        "batches": batches,
+        "batch_images": max(measures.images, default=0),
+        "online_s_per_batch": sum(measures.online_s) / max(1, batches),
+        "preprocessing_s_per_batch": sum(measures.preprocessing_s) / max(1, batches),
+        "online_bytes_per_image": online / max(1, images),
+        "exchanges_per_batch": costs.exchanges,
+        "key_bytes_per_image": costs.key_bytes,
+    }
+
+
+def start_actor(kind: type[PartyActor], spec: InferenceSpec, place: str) -> Any:
+    """An actor on the node that ``place`` names: a custom resource, or label=value; empty: any node."""
+    options: dict[str, Any] = {"num_cpus": 0, "max_restarts": 0, "max_task_retries": 0}
+    if "=" in place:
+        label, _, value = place.partition("=")
+        options["label_selector"] = {label: value}
+    elif place:
+        options["resources"] = {place: 0.001}
+    groups = {role.name.lower(): 1 for role in Role} | {"control": 2}
+    remote: Any = ray.remote
+    return remote(concurrency_groups=groups)(kind).options(**options).remote(spec)
