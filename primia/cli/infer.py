@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,15 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from primia.cli.config import SetOption
+from primia.cli.inference_display import job_progress, show_agreement, show_costs, show_summary, transfer_progress
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
 
     from primia.api import EncryptedOptions
 
 _DEFAULT_OUTPUT = Path("predictions.csv")
-_NAMED = 10
 
 
 def infer(
@@ -72,17 +69,17 @@ def infer(
         return
     target = output or _DEFAULT_OUTPUT
     if not encrypted:
-        with _progress(console) as show:
+        with transfer_progress(console) as show:
             predictions = api.infer(run, data, output=target, overwrite=overwrite, batch_size=batch_size, on_progress=show)
         summary: dict[str, Any] = predictions.summary()
     else:
-        with _job_progress(console) as on_event:
+        with job_progress(console) as on_event:
             summary = api.infer_encrypted(run, data, output=target, overwrite=overwrite, options=options, on_event=on_event)
-    _show(console, summary)
+    show_summary(console, summary)
     if encrypted:
-        _show_costs(console, summary["encrypted"])
+        show_costs(console, summary["encrypted"])
     if check:
-        _show_agreement(console, api.agreement(run, data, target))
+        show_agreement(console, api.agreement(run, data, target))
     _show_next(console, summary, run, data, target)
 
 
@@ -90,7 +87,7 @@ def _prepare(console: Console, run: Path, images: int, keys: Path | None, option
     from primia import api
 
     folder = keys or run / "keys"
-    with _job_progress(console) as on_event:
+    with job_progress(console) as on_event:
         summary = api.prepare_keys(run, images, keys=folder, options=options, on_event=on_event)
     console.print(f"keys for {summary['keys']:,} images in {summary['seconds']:.1f} s, each to be used once", highlight=False)
     command = f"primia-ray infer {quote(str(run))} --data DIR --encrypted --keys {quote(str(folder))}"
@@ -115,125 +112,6 @@ def _json(run: Path, data: Path, output: Path | None, overwrite: bool, batch_siz
     typer.echo(json.dumps(document, indent=1))
 
 
-@contextmanager
-def _progress(console: Console) -> Iterator[Callable[[int, int], None]]:
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
-        task = bars.add_task("loading the model", total=None)
-        yield lambda done, total: bars.update(task, description="predicting", completed=done, total=total)
-
-
-@contextmanager
-def _job_progress(console: Console) -> Iterator[Callable[[dict[str, Any]], None]]:
-    with _progress(console) as show:
-
-        def on_event(event: dict[str, Any]) -> None:
-            if event["event"] == "plan":
-                _show_plan(console, event["plan"])
-            elif event["event"] == "progress":
-                show(event["done"], event["total"])
-
-        yield on_event
-
-
-def _show_plan(console: Console, plan: dict[str, Any]) -> None:
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(
-        box=box.SIMPLE_HEAD, pad_edge=False, title=f"plan: ring of {plan['ring_bits']} bits, AES {plan['aes']}", title_justify="left"
-    )
-    table.add_column("layer", overflow="fold")
-    for heading in ("output", "weight bits", "ReLU bits", "max bits"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for layer in plan["layers"]:
-        widths = [str(layer[key] or "-") for key in ("weight_bits", "comparison_bits", "pool_bits")]
-        table.add_row(Text(layer["name"]), " x ".join(map(str, layer["shape"])), *widths)
-    console.print(table)
-    console.print(
-        f"an image: {plan['comparisons']:,} comparisons, {plan['exchanges']} exchanges, {_size(plan['key_bytes'])} of keys, "
-        f"{_size(plan['online_bytes'])} online; expected {plan['expected_preprocessing_core_s']:.2f} s of keys and "
-        f"{plan['expected_online_core_s']:.2f} s online on one core",
-        highlight=False,
-        soft_wrap=True,
-    )
-    found = plan["calibration"]
-    if found["images"]:
-        console.print(
-            f"calibration: {found['same_class']} of {found['images']} images get the class that the model gives in the clear, "
-            f"largest error of a logit {found['largest_error']:.4f}",
-            highlight=False,
-            soft_wrap=True,
-        )
-
-
-def _show(console: Console, summary: dict[str, Any]) -> None:
-    from primia.report import format as fmt
-    from primia.report.summary import Metrics
-
-    if summary["synthetic"]:
-        console.print("The model was trained on synthetic images: it knows nothing of patients.", style="yellow")
-    failed = [f"{summary[key]:,} {what}" for key, what in (("unreadable", "unreadable"), ("out_of_range", "out of range")) if summary[key]]
-    console.print(", ".join([f"{fmt.plural(summary['images'], 'image')}: {summary['ok']:,} predicted", *failed]), highlight=False)
-    metrics = Metrics.model_validate(summary["metrics"]) if summary["metrics"] else None
-    console.print(_class_table(summary["predicted"], metrics))
-    if metrics:
-        scores = (
-            f"accuracy {fmt.percent(metrics.accuracy)}, balanced {fmt.percent(metrics.balanced_accuracy)}, MCC {fmt.score(metrics.mcc)}"
-        )
-        console.print(f"{scores}, over the {fmt.plural(metrics.images, 'image')} predicted", highlight=False)
-    _show_failures(console, summary["failures"])
-
-
-def _class_table(predicted: dict[str, int], metrics: Any) -> Table:
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    from primia.report import format as fmt
-
-    total = sum(predicted.values())
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("class", overflow="fold")
-    for heading in ("predicted", "share", *(["truth"] if metrics else [])):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for name, count in predicted.items():
-        true = [fmt.count(metrics.per_class[name].support)] if metrics else []
-        table.add_row(Text(name), fmt.count(count), fmt.percent(count / total if total else None), *true)
-    return table
-
-
-def _show_failures(console: Console, failures: Sequence[dict[str, str]]) -> None:
-    for row in failures[:_NAMED]:
-        line = f"{row['status']}: {row['file']} ({row['reason']})"
-        console.print(line, style="yellow", markup=False, highlight=False, soft_wrap=True)
-    if len(failures) > _NAMED:
-        console.print(f"... and {len(failures) - _NAMED:,} more without a prediction", style="yellow", highlight=False)
-
-
-def _show_costs(console: Console, costs: dict[str, Any]) -> None:
-    together = f"batches of {costs['batch_images']}" if costs["batch_images"] > 1 else "one image a batch"
-    console.print(
-        f"encrypted, {together}: keys {costs['preprocessing_s_per_batch']:.2f} s and online {costs['online_s_per_batch']:.2f} s a batch, "
-        f"{costs['exchanges_per_batch']} exchanges, {_size(costs['online_bytes_per_image'])} online and "
-        f"{_size(costs['key_bytes_per_image'])} of keys an image",
-        highlight=False,
-        soft_wrap=True,
-    )
-
-
-def _show_agreement(console: Console, found: dict[str, Any]) -> None:
-    console.print(
-        f"check: {found['same_class']:,} of {found['images']:,} images get the class that the model gives in the clear, "
-        f"largest difference of a probability {found['largest_difference']:.4f}",
-        highlight=False,
-        soft_wrap=True,
-    )
-
-
 def _show_next(console: Console, summary: dict[str, Any], run: Path, data: Path, target: Path) -> None:
     from primia.inference.output import output_files
 
@@ -246,7 +124,3 @@ def _show_next(console: Console, summary: dict[str, Any], run: Path, data: Path,
         command = f"primia-ray evaluate {quote(str(run))} --data DIR     how often it is right, on labelled images"
     for line in (*lines, f"{'next':<12}{command}"):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
-
-
-def _size(count: float) -> str:
-    return f"{count / 1e6:,.1f} MB" if count >= 1e5 else f"{count / 1e3:,.1f} kB"

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 import primia
-from primia.cli import config, data, evaluate, infer, report, train
+from primia.cli import config, data, evaluate, infer, party, report, train
 from primia.errors import PrimiaError
 
 app = typer.Typer(
@@ -24,6 +24,7 @@ app.command()(infer.infer)
 app.command()(report.compare)
 app.command()(report.report)
 app.add_typer(data.app, name="data")
+app.add_typer(party.app, name="party")
 app.add_typer(config.app, name="config")
 
 

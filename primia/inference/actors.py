@@ -9,7 +9,8 @@ from __future__ import annotations
 import base64
 import tempfile
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -19,19 +20,17 @@ import ray
 import torch
 
 from primia.errors import PrimiaError, ProtocolError
-from primia.inference.images import find_images
 from primia.inference.keystore import KeyStore
-from primia.inference.lead import Journal, Lead, prepare_keys
+from primia.inference.lead import Inference, infer_images, prepare_keys
 from primia.inference.mailbox import Mailbox
-from primia.inference.model import PublicCard, compile_for_keys, compile_run, plan_report
-from primia.inference.output import output_files, write_predictions
-from primia.inference.predictions import Predictions
-from primia.inference.service import DataOwnerService, DealerService, Mode, ModelOwnerService, ServiceOptions, deliver
-from primia.inference.spec import InferenceSpec, precision_of
+from primia.inference.model import compile_for_keys, compile_run, plan_report
+from primia.inference.output import output_files
+from primia.inference.service import DataOwnerService, DealerService, Mode, ModelOwnerService, deliver, options_of
+from primia.inference.spec import InferenceSpec
 from primia.mpc.data_owner import DataOwner
 from primia.mpc.dealer import Dealer
 from primia.mpc.dpf import backend
-from primia.mpc.messages import Kind, Message, Phase, Role
+from primia.mpc.messages import Kind, Message, Role
 from primia.mpc.model_owner import ModelOwner
 from primia.mpc.workers import Workers
 
@@ -47,7 +46,7 @@ class PartyActor:
     def __init__(self, spec: InferenceSpec) -> None:
         torch.set_num_threads(spec.threads)
         self.spec = spec
-        self.options = ServiceOptions(pipeline=spec.inference.pipeline, key_bytes=spec.inference.key_memory * 2**20)
+        self.options = options_of(spec.inference)
         self.mailbox = Mailbox(self.options.key_bytes)
         self.workers = Workers(spec.threads)
         self.aes = backend()
@@ -117,7 +116,7 @@ class ModelOwnerActor(PartyActor):
             self._store = KeyStore.open(folder)
             self._compiled = compile_for_keys(spec.run, self._store)
         else:
-            self._compiled = compile_run(spec.run, spec.calibration, precision_of(spec), self.workers)
+            self._compiled = compile_run(spec.run, spec.calibration, spec.inference, self.workers)
         if spec.mode is Mode.PREPARE and folder:
             self._store = KeyStore.create(folder, self._compiled.program, self._compiled.fingerprint)
         return plan_report(self._compiled, self.aes)
@@ -155,62 +154,34 @@ class DataOwnerActor(PartyActor):
         begun, spec = perf_counter(), self.spec
         keys = spec.keys / "data-owner" if spec.keys else None
         service = DataOwnerService(DataOwner(self.workers, self.aes), self.mailbox, self.outbox.send, self.options, keys)
-        with service.telling((Role.MODEL_OWNER, Role.DEALER)):
-            program = service.start(spec.mode)
-            setup_s = perf_counter() - begun
-            if spec.mode is Mode.PREPARE:
-                for _ in prepare_keys(service, spec.preprocess, self._report):
-                    continue
+        if spec.mode == Mode.PREPARE:
+            with service.telling((Role.MODEL_OWNER, Role.DEALER)):
+                service.start(spec.mode)
+                prepare_keys(service, spec.preprocess, self._report)
                 service.finish()
-                return {"summary": {"keys": spec.preprocess, "seconds": perf_counter() - begun}, "files": {}}
-            card = PublicCard.from_program(program)
-            images = find_images(spec.data, classes=card.classes, channels=card.channels, image_size=card.image_size)
-            journal = Journal(spec.journal, {"plan": program.fingerprint, "data": str(spec.data)}, resume=spec.resume)
-            lead = Lead(service, spec.mode, images, card.normalisation, journal, self._report)
-            lead.run()
-            service.finish()
-        about = {
-            "run": str(spec.run),
-            "data": str(spec.data),
-            "synthetic": card.synthetic,
-            "seconds": perf_counter() - begun,
-            "setup_seconds": setup_s,
-            "encrypted": _costs(lead, service),
-        }
-        predictions = Predictions.from_logits(images, card.classes, lead.logits, lead.failures, about)
-        files = _written(predictions, spec)
-        journal.remove()
-        return {"summary": predictions.summary(), "files": files}
+            return {"summary": {"keys": spec.preprocess, "seconds": perf_counter() - begun}, "files": {}}
+        with _output(spec) as output:
+            wanted = Inference(spec.data, output, spec.journal, spec.resume, str(spec.run))
+            predictions = infer_images(service, spec.mode, wanted, self._report, begun)
+            return {"summary": predictions.summary(), "files": _contents(output) if spec.fetch else {}}
 
     def _report(self, done: int, total: int) -> None:
         self._progress = Progress(done, total)
 
 
-def _written(predictions: Predictions, spec: InferenceSpec) -> dict[str, str]:
-    """Write the predictions where they are wanted; or (``fetch``) give the files' contents by suffix, in base64."""
+@contextmanager
+def _output(spec: InferenceSpec) -> Iterator[Path]:
+    """Where to write: what is fetched lies on this node for a moment only."""
     if not spec.fetch:
-        write_predictions(predictions, spec.output)
-        return {}
+        yield spec.output
+        return
     with tempfile.TemporaryDirectory(prefix="primia-") as folder:
-        path = Path(folder) / spec.output.name
-        write_predictions(predictions, path)
-        return {file.name: base64.b64encode(file.read_bytes()).decode() for file in output_files(path)}
+        yield Path(folder) / spec.output.name
 
 
-def _costs(lead: Lead, service: DataOwnerService) -> dict[str, Any]:
-    measures, traffic, costs = lead.measures, service.traffic, service.program.costs()
-    batches, images = len(measures.images), sum(measures.images)
-    online = traffic.sent[Phase.ONLINE] + traffic.received[Phase.ONLINE]
-    return {
-        "images": images,
-        "batches": batches,
-        "batch_images": max(measures.images, default=0),
-        "online_s_per_batch": sum(measures.online_s) / max(1, batches),
-        "preprocessing_s_per_batch": sum(measures.preprocessing_s) / max(1, batches),
-        "online_bytes_per_image": online / max(1, images),
-        "exchanges_per_batch": costs.exchanges,
-        "key_bytes_per_image": costs.key_bytes,
-    }
+def _contents(output: Path) -> dict[str, str]:
+    """The files that were written, by name, in base64."""
+    return {file.name: base64.b64encode(file.read_bytes()).decode() for file in output_files(output)}
 
 
 def start_actor(kind: type[PartyActor], spec: InferenceSpec, place: str) -> Any:

@@ -43,7 +43,7 @@ def run(spec: InferenceSpec) -> dict[str, Any]:
     watch.all({role: actor.connect.remote({peer: actors[peer] for peer in actors if peer is not role}) for role, actor in actors.items()})
     plan = watch.all({Role.MODEL_OWNER: actors[Role.MODEL_OWNER].compile.remote()})[Role.MODEL_OWNER]
     _say("plan", plan=plan)
-    calls = {role: actor.serve.remote() for role, actor in actors.items() if role is not Role.DATA_OWNER}
+    calls: dict[Role, Any] = {role: actor.serve.remote() for role, actor in actors.items() if role is not Role.DATA_OWNER}
     calls[Role.DATA_OWNER] = actors[Role.DATA_OWNER].lead.remote()
     result: dict[str, Any] = watch.all(calls, progress=True)[Role.DATA_OWNER]
     return {**result, "plan": plan}

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -17,11 +17,14 @@ from numpy.typing import NDArray
 from primia.data.decode import BadImage
 from primia.data.statistics import Normalisation
 from primia.errors import ProtocolError, RunError
-from primia.inference.images import InferenceImages
+from primia.inference.images import InferenceImages, find_images
+from primia.inference.model import PublicCard
+from primia.inference.output import write_predictions
 from primia.inference.plain import Progress
-from primia.inference.predictions import Failure
+from primia.inference.predictions import Failure, Predictions
 from primia.inference.service import BatchResult, DataOwnerService, Mode
 from primia.mpc.compiler import encode_images
+from primia.mpc.messages import Phase, Role
 from primia.mpc.program import Program
 from primia.mpc.ring import Ring
 from primia.training.images import normalise_
@@ -190,18 +193,78 @@ class Lead:
             raise ProtocolError(f"keys for {kept} images are left, and {wanted} are wanted; make more with --preprocess {wanted - kept}")
 
 
-def prepare_keys(service: DataOwnerService, images: int, report: Progress) -> Iterator[int]:
-    """Have keys for ``images`` made and put away by both parties; yields the count so far."""
+def prepare_keys(service: DataOwnerService, images: int, report: Progress) -> None:
+    """Have keys for ``images`` made and put away by both parties."""
     size, waiting, asked, done = batch_size(service.program), deque[tuple[int, Future[None]]](), 0, 0
-    report(0, images)
     while done < images:
+        report(done, images)
         if asked < images and len(waiting) <= service.options.pipeline:
             count = min(size, images - asked)
             waiting.append((count, service.prepare_keys(count)))
             asked += count
-            continue
-        count, future = waiting.popleft()
-        future.result()
-        done += count
-        report(done, images)
-        yield done
+        else:
+            count, future = waiting.popleft()
+            future.result()
+            done += count
+    report(done, images)
+
+
+@dataclass(frozen=True)
+class Inference:
+    """What the data owner wants."""
+
+    data: Path
+    output: Path
+    journal: Path
+    resume: bool = False
+    run: str = ""
+
+    @classmethod
+    def beside(cls, data: Path, output: Path, *, resume: bool) -> Inference:
+        """With the journal beside the output."""
+        return cls(data, output, output.with_name(f".{output.name}.partial"), resume)
+
+
+def infer_images(service: DataOwnerService, mode: Mode, wanted: Inference, report: Progress, begun: float) -> Predictions:
+    """Lead an inference from its start to the end, and write the predictions.
+
+    Raises:
+        ProtocolError: a party failed; what was done is in the journal.
+    """
+    with service.telling((Role.MODEL_OWNER, Role.DEALER)):
+        program = service.start(mode)
+        setup_s = perf_counter() - begun
+        card = PublicCard.from_program(program)
+        images = find_images(wanted.data, classes=card.classes, channels=card.channels, image_size=card.image_size)
+        journal = Journal(wanted.journal, {"plan": program.fingerprint, "data": str(wanted.data)}, resume=wanted.resume)
+        lead = Lead(service, mode, images, card.normalisation, journal, report)
+        lead.run()
+        service.finish()
+    about = {
+        "run": wanted.run or card.run,
+        "data": str(wanted.data),
+        "synthetic": card.synthetic,
+        "seconds": perf_counter() - begun,
+        "setup_seconds": setup_s,
+        "encrypted": _costs(lead.measures, service),
+    }
+    predictions = Predictions.from_logits(images, card.classes, lead.logits, lead.failures, about)
+    write_predictions(predictions, wanted.output)
+    journal.remove()
+    return predictions
+
+
+def _costs(measures: Measures, service: DataOwnerService) -> dict[str, Any]:
+    traffic, costs = service.traffic, service.program.costs()
+    batches, images = len(measures.images), sum(measures.images)
+    online = traffic.sent[Phase.ONLINE] + traffic.received[Phase.ONLINE]
+    return {
+        "images": images,
+        "batches": batches,
+        "batch_images": max(measures.images, default=0),
+        "online_s_per_batch": sum(measures.online_s) / max(1, batches),
+        "preprocessing_s_per_batch": sum(measures.preprocessing_s) / max(1, batches),
+        "online_bytes_per_image": online / max(1, images),
+        "exchanges_per_batch": costs.exchanges,
+        "key_bytes_per_image": costs.key_bytes,
+    }

@@ -31,6 +31,7 @@ class Mailbox:
         self._queues: dict[_Key, deque[Message]] = {}
         self._discarded: dict[int, None] = {}  # in the order of discarding
         self._error: ProtocolError | None = None
+        self._lost: dict[Role, ProtocolError] = {}
 
     def put(self, sender: Role, message: Message) -> None:
         """Queue a message of ``sender``, waiting until there is room; what belongs to a discarded batch is dropped.
@@ -58,20 +59,30 @@ class Mailbox:
         """
         key = (sender, batch, phase)
         with self._changed:
-            self._changed.wait_for(lambda: self._error or key in self._queues or batch in self._discarded, timeout_s)
+            self._changed.wait_for(
+                lambda: self._error or key in self._queues or batch in self._discarded or sender in self._lost, timeout_s
+            )
             if key in self._queues:
                 return self._take(key)
             where = f"batch {batch:016x}, {phase.name.lower()}"
             if batch in self._discarded:
                 raise ProtocolError(f"nothing more can be received from the {sender.label} in {where}: the batch was discarded")
-            raise self._error or ProtocolError(
-                f"the {sender.label} sent nothing for {timeout_s:g} s in {where}; see its log, or wait longer"
+            raise (
+                self._error
+                or self._lost.get(sender)
+                or ProtocolError(f"the {sender.label} sent nothing for {timeout_s:g} s in {where}; see its log, or wait longer")
             )
 
-    def fail(self, error: ProtocolError) -> None:
-        """Wake every waiter with ``error``; from now on whoever would wait, and every put, raises it. The first failure stays."""
+    def fail(self, error: ProtocolError, sender: Role | None = None) -> None:
+        """Wake every waiter with ``error``; from now on whoever would wait, and every put, raises it. The first failure stays.
+
+        With a ``sender``, only for who waits for its messages: it may have left because all was said.
+        """
         with self._changed:
-            self._error = self._error or error
+            if sender is None:
+                self._error = self._error or error
+            else:
+                self._lost.setdefault(sender, error)
             self._changed.notify_all()
 
     def discard(self, batch: int) -> None:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from primia.config.reader import load_config
+from primia.config.settings import InferenceSettings
 from primia.data.federation import prepare
 from primia.data.shard import Shard
 from primia.data.statistics import Normalisation
@@ -68,7 +69,7 @@ class PublicCard:
             ) from None
 
 
-def compile_run(run: Path, calibration: Path | None, precision: Precision, workers: Workers) -> Compiled:
+def compile_run(run: Path, calibration: Path | None, settings: InferenceSettings, workers: Workers) -> Compiled:
     """The model of a run folder for encrypted inference.
 
     Widths come from ``calibration``, a folder of images as ``infer`` takes them, else from the run's own validation
@@ -81,6 +82,7 @@ def compile_run(run: Path, calibration: Path | None, precision: Precision, worke
     model, card = load_model(run)
     images = _images_of(calibration, card) if calibration else _validation_images(run, card)
     shape = (card.channels, card.image_size, card.image_size)
+    precision = Precision(settings.ring_bits, settings.fraction_bits, settings.spare_bits)
     compiled = compile_network(model, shape, normalise_(images, card.normalisation), precision, workers)
     return replace(compiled, program=replace(compiled.program, about=PublicCard.of(card).to_json()))
 

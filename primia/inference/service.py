@@ -21,6 +21,7 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
+from primia.config.settings import InferenceSettings
 from primia.errors import PrimiaError, ProtocolError
 from primia.inference.keystore import KeyStore
 from primia.inference.mailbox import Mailbox
@@ -58,6 +59,11 @@ class ServiceOptions:
     pipeline: int = 2
     key_bytes: int = 2**30
     timeout_s: float = 120.0
+
+
+def options_of(settings: InferenceSettings) -> ServiceOptions:
+    """The options that settings give."""
+    return ServiceOptions(pipeline=settings.pipeline, key_bytes=settings.key_memory * 2**20)
 
 
 @dataclass

@@ -10,7 +10,6 @@ from pydantic import BaseModel, ConfigDict
 
 from primia.config.settings import InferenceSettings
 from primia.inference.service import Mode
-from primia.mpc.compiler import Precision
 
 
 class InferenceSpec(BaseModel):
@@ -40,9 +39,3 @@ class InferenceSpec(BaseModel):
             return self.output.with_name(f".{self.output.name}.partial")
         number = hashlib.sha256(f"{self.run} {self.data} {self.output}".encode()).hexdigest()[:16]
         return Path(tempfile.gettempdir()) / f"primia-{number}.partial"
-
-
-def precision_of(spec: InferenceSpec) -> Precision:
-    """What calibration may choose from."""
-    settings = spec.inference
-    return Precision(settings.ring_bits, settings.fraction_bits, settings.spare_bits)

@@ -114,7 +114,8 @@ class DataOwner(ComparingParty):
         due = (packed_shape(int(np.prod(shape)), program.bits), (np.uint8, (len(digests) * DIGEST_BYTES,)))
         message = yield from expect(Role.MODEL_OWNER, Kind.RESULT, batch, stage, due)
         sums = self._unpack(message.arrays[0], shape) + seeds.ring(stage, Purpose.OUTPUT_SHARE, shape)
-        return decoded(program, sums, self._first_difference(digests, message.arrays[1].tobytes()))
+        values = signed(sums & mask_of(program.bits), program.bits)
+        return decoded(program, values, self._first_difference(digests, message.arrays[1].tobytes()))
 
     def _first_difference(self, ours: list[bytes], theirs: bytes) -> str:
         for place, (index, _) in enumerate(comparison_index(self.program)):
@@ -134,9 +135,9 @@ class DataOwner(ComparingParty):
         return unpack(data, int(np.prod(shape)), self.program.bits, self.program.dtype).reshape(shape)
 
 
-def decoded(program: Program, sums: Ring, out_of_range: str) -> Result:
+def decoded(program: Program, values: NDArray[np.int64], out_of_range: str) -> Result:
     """The last layer's sums as real outputs (images, classes), judged against the ring's range."""
-    values, layer = signed(sums & mask_of(program.bits), program.bits), program.layers[-1]
+    layer = program.layers[-1]
     if not out_of_range and np.abs(values).max(initial=0) >= 2 ** (program.bits - 2):
         out_of_range = layer.name
     outputs = np.ldexp(values.astype(np.float64), -(program.fraction_bits + layer.weight_bits))

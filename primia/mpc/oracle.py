@@ -23,6 +23,8 @@ Rounding = Callable[[int, Layer, tuple[int, ...]], NDArray[np.uint64]]
 """For a layer (its index, itself, the shape of its sum): uniform integers below 2^weight_bits, added before those bits are dropped."""
 
 _FULL = mask_of(64)
+_EXACT_IN_FLOAT = 44
+"""Bits of a ring up to which sums of products in range stay below 2^53, where float64 is exact and BLAS is fast."""
 
 
 class Oracle:
@@ -30,24 +32,28 @@ class Oracle:
 
     def __init__(self, program: Program, weights: Weights, biases: Sequence[Ring], workers: Workers) -> None:
         self._program = program
-        self._weights = [[_widened(matrix, program.bits) for matrix in terms] for terms in weights]
-        self._biases = [_widened(bias, program.bits) for bias in biases]
+        self._dtype = np.float64 if program.bits <= _EXACT_IN_FLOAT else np.uint64
+        self._weights = [[self._widened(matrix) for matrix in terms] for terms in weights]
+        self._biases = [signed(bias, program.bits) for bias in biases]
         self._workers = workers
 
     def run(self, images: Ring, rounding: Rounding) -> Result:
         """Outputs for encoded images (C, B, H, W), and the first layer whose values left the range that the plan gives them."""
-        wires = Wires(self._program, _widened(images, self._program.bits))
+        wires = Wires(self._program, self._widened(images))
         out_of_range = ""
         for index in range(len(self._program.layers)):
             layer = wires.next_layer()
-            sums = layer_sum(layer, self._weights[index], wires, self._workers) + self._biases[index].reshape(-1, 1, 1, 1)
+            sums = layer_sum(layer, self._weights[index], wires, self._workers).astype(np.int64) + self._biases[index].reshape(-1, 1, 1, 1)
             if layer.last:
                 return decoded(self._program, sums, out_of_range)
-            kept = (sums + rounding(index, layer, sums.shape)).view(np.int64) >> np.int64(layer.weight_bits)
+            kept = (sums + rounding(index, layer, sums.shape).view(np.int64)) >> np.int64(layer.weight_bits)
             output, fits = _activated(layer, kept)
             out_of_range = out_of_range or ("" if fits else layer.name)
-            wires.set(layer.output, output)
+            wires.set(layer.output, output.view(np.int64).astype(self._dtype))
         raise AssertionError("a program ends with its last layer")
+
+    def _widened(self, values: Ring) -> Ring:
+        return signed(values, self._program.bits).astype(self._dtype)
 
 
 def batch_rounding(program: Program, model_seed: bytes, data_seed: bytes) -> Rounding:
@@ -85,7 +91,3 @@ def _activated(layer: Layer, values: NDArray[np.int64]) -> tuple[Ring, bool]:
             stage = stages.send(chosen + stage.base if stage.base.size else chosen)
         except StopIteration as end:
             return end.value, fits
-
-
-def _widened(values: Ring, bits: int) -> Ring:
-    return signed(values, bits).view(np.uint64)

@@ -63,7 +63,9 @@ def signed(values: Ring, bits: int) -> NDArray[np.int64]:
 
 
 def matmul(left: Ring, right: Ring, workers: Workers) -> Ring:
-    """(M, K) times (K, N), wrapping."""
+    """(M, K) times (K, N), wrapping; float64 is left to BLAS, which is exact for integers while sums stay below 2^53."""
+    if left.dtype == np.float64:
+        return left @ right
     rows = -(-left.shape[0] // 4) * 4
     depth = -(-left.shape[1] // 4) * 4
     out = np.zeros((rows, right.shape[1]), left.dtype)

@@ -33,7 +33,7 @@ def test_the_message_that_is_due_passes() -> None:
 def test_another_message_is_refused(change: dict[str, Any]) -> None:
     message = Message(**{"kind": Kind.INPUT, "batch": 5, "stage": 6, "arrays": ARRAYS} | change)
     with pytest.raises(
-        ProtocolError, match="out-of-order message from the dealer, batch 0000000000000005: .* where INPUT of stage 6 is due"
+        ProtocolError, match=r"out-of-order message from the dealer, batch 0000000000000005: .* where INPUT of stage 6 is due"
     ):
         check(message, "from the dealer", Kind.INPUT, 5, 6, DUE)
 
