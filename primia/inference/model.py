@@ -28,7 +28,7 @@ from primia.mpc.program import Program
 from primia.mpc.workers import Workers
 from primia.training.images import normalise_
 
-CALIBRATION_IMAGES = 64
+CALIBRATION_IMAGES = 32
 
 
 @dataclass(frozen=True)

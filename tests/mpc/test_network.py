@@ -166,7 +166,7 @@ def test_averages_before_and_after_relu(order: list[nn.Module]) -> None:
     read_and_compared(nn.Sequential(conv(1, 4), nn.BatchNorm2d(4), *order, conv(4, 2)), (1, 8, 6))
 
 
-@pytest.mark.xfail(strict=True, reason="_averaged: adds the whole bias where windows see padding")
+@pytest.mark.xfail(strict=True, reason="_averaged: adds the whole bias where windows see padding (to refuse it would do)")
 def test_an_average_over_padding_before_relu() -> None:
     """The bias does not reach the padding."""
     read_and_compared(nn.Sequential(conv(1, 4), nn.BatchNorm2d(4), nn.AvgPool2d(3, 2, 1), nn.ReLU(), conv(4, 2)), (1, 8, 6))

@@ -168,7 +168,19 @@ def pixels(*values: int) -> NDArray[np.uint32]:
 
 
 @pytest.mark.parametrize("place", range(4))
-@pytest.mark.parametrize(("value", "named"), [(2**15 - 1, ""), (-(2**15), ""), (2**15, "a"), (-(2**15) - 1, "a"), (2**17 + 5, "a")])
+@pytest.mark.parametrize(
+    ("value", "named"),
+    [
+        (2**15 - 1, ""),
+        (-(2**15), ""),
+        (2**15, "a"),
+        (-(2**15) - 1, "a"),
+        (2**17 + 5, "a"),
+        pytest.param(
+            2**20 + 5, "a", marks=pytest.mark.xfail(strict=True, reason="a sum that wraps around the whole ring looks like one within")
+        ),
+    ],
+)
 def test_a_value_is_named_just_where_it_leaves_its_range(kit: SimpleNamespace, place: int, value: int, named: str) -> None:
     program = bounds_program(kit, 15, 0, None)
     values = [5, -7, 0, 12]
