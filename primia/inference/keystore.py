@@ -54,7 +54,8 @@ class KeyStore:
                 raise ProtocolError(f"{folder} holds keys for another model or calibration; give another folder with --keys, or remove it")
             return store
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with closing(store._connect()) as ledger, ledger:
+        folder.chmod(0o700)  # it may have been there
+        with store._ledger() as ledger:
             ledger.execute(_TABLE)
         atomic_text(folder / _SETUP, json.dumps(setup))
         return store
@@ -91,12 +92,12 @@ class KeyStore:
                 write_message(file, message)
 
             yield keep
-        with closing(self._connect()) as ledger, ledger:
+        with self._ledger() as ledger:
             ledger.execute("INSERT INTO batches (id, images) VALUES (?, ?)", (f"{batch:016x}", images))
 
     def ready(self) -> list[ReadyBatch]:
         """Batches whose keys were not used, the oldest first."""
-        with closing(self._connect()) as ledger:
+        with self._ledger() as ledger:
             rows = ledger.execute("SELECT id, images FROM batches WHERE used = 0 ORDER BY rowid").fetchall()
         return [ReadyBatch(int(name, 16), images) for name, images in rows if self._file(int(name, 16)).exists()]
 
@@ -107,7 +108,7 @@ class KeyStore:
         Raises:
             KeyReuseError: the batch is not ready: used before, or never made.
         """
-        with closing(self._connect()) as ledger, ledger:
+        with self._ledger() as ledger:
             marked = ledger.execute("UPDATE batches SET used = 1 WHERE id = ? AND used = 0", (f"{batch:016x}",)).rowcount
         if not marked:
             raise KeyReuseError(f"{self.folder}: the keys of batch {batch:016x} were used before or never made; keys serve once")
@@ -119,10 +120,16 @@ class KeyStore:
     def _file(self, batch: int) -> Path:
         return self.folder / f"{batch:016x}.keys"
 
-    def _connect(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(self.folder / _LEDGER, timeout=30.0)
-        connection.execute("PRAGMA synchronous = FULL")
-        return connection
+    @contextmanager
+    def _ledger(self) -> Iterator[sqlite3.Connection]:
+        """One transaction, on disk when it ends."""
+        path = self.folder / _LEDGER
+        try:
+            with closing(sqlite3.connect(path, timeout=30.0)) as ledger, ledger:
+                ledger.execute("PRAGMA synchronous = FULL")
+                yield ledger
+        except sqlite3.Error as error:
+            raise ProtocolError(f"{path} cannot be used ({error}); without it no key may be: make fresh ones in another folder") from None
 
     def _setup(self) -> dict[str, str]:
         try:

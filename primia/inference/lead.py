@@ -7,6 +7,7 @@ from collections import deque
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 from time import perf_counter
 from typing import Any
 
@@ -257,13 +258,14 @@ def infer_images(service: DataOwnerService, mode: Mode, wanted: Inference, repor
 def _costs(measures: Measures, service: DataOwnerService) -> dict[str, Any]:
     traffic, costs = service.traffic, service.program.costs()
     batches, images = len(measures.images), sum(measures.images)
+    online_s, preprocessing_s = (median(times) if times else 0.0 for times in (measures.online_s, measures.preprocessing_s))
     online = traffic.sent[Phase.ONLINE] + traffic.received[Phase.ONLINE]
     return {
         "images": images,
         "batches": batches,
         "batch_images": max(measures.images, default=0),
-        "online_s_per_batch": sum(measures.online_s) / max(1, batches),
-        "preprocessing_s_per_batch": sum(measures.preprocessing_s) / max(1, batches),
+        "online_s_per_batch": online_s,
+        "preprocessing_s_per_batch": preprocessing_s,
         "online_bytes_per_image": online / max(1, images),
         "exchanges_per_batch": costs.exchanges,
         "key_bytes_per_image": costs.key_bytes,
