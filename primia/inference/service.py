@@ -7,6 +7,7 @@ that fit into ``key_bytes`` are all made before its online phase begins; larger 
 
 from __future__ import annotations
 
+import math
 import secrets
 import threading
 from collections import deque
@@ -77,12 +78,13 @@ class Traffic:
 class KeyQueue:
     """The records of one batch between the thread that makes them and the one that uses them."""
 
-    def __init__(self, limit_bytes: int) -> None:
+    def __init__(self, limit_bytes: float) -> None:
         self._limit_bytes = limit_bytes
         self._changed = threading.Condition()
         self._records: deque[Message] = deque()
         self._bytes = 0
         self._ended = False
+        self._error: BaseException | None = None
 
     def keep(self, message: Message) -> None:
         """Queue a record, waiting until there is room for it or the queue is empty."""
@@ -92,10 +94,10 @@ class KeyQueue:
             self._bytes += message.nbytes
             self._changed.notify_all()
 
-    def end(self) -> None:
-        """No more records come, and none that waits for room need wait."""
+    def end(self, error: BaseException | None = None) -> None:
+        """No more records come, and none that waits for room need wait; ``error``, the reason, is raised to who takes them."""
         with self._changed:
-            self._ended = True
+            self._ended, self._error = True, self._error or error
             self._changed.notify_all()
 
     def __iter__(self) -> Iterator[Message]:
@@ -103,6 +105,8 @@ class KeyQueue:
             with self._changed:
                 self._changed.wait_for(lambda: self._ended or self._records)
                 if not self._records:
+                    if self._error:
+                        raise self._error
                     return
                 record = self._records.popleft()
                 self._bytes -= record.nbytes
@@ -164,7 +168,7 @@ class Party:
 
     @contextmanager
     def telling(self, peers: tuple[Role, ...]) -> Iterator[None]:
-        """Tell the peers when this party fails, so that they need not wait for it."""
+        """Tell the peers and this party's own threads when it fails, so that they need not wait for it."""
         try:
             yield
         except BaseException as error:
@@ -172,6 +176,7 @@ class Party:
             for peer in peers:
                 with suppress(Exception):  # it may be the one that is gone
                     self._send(peer, Message(Kind.FAILED, 0, 0, (np.frombuffer(text.encode(), np.uint8),)))
+            self._mailbox.fail(ProtocolError(text))
             raise
 
 
@@ -235,8 +240,8 @@ class ComparingService(Party):
             none: Future[float] = Future()
             none.set_result(0.0)
             return self._users.submit(self._from_store, batch, online), none
-        queue = KeyQueue(self.options.key_bytes)
         whole = program.costs().key_bytes * images <= self.options.key_bytes
+        queue = KeyQueue(math.inf if whole else self.options.key_bytes)  # records are a little larger than their keys
         made = self._makers.submit(self._make, batch, images, queue)
 
         def run() -> T:
@@ -253,8 +258,10 @@ class ComparingService(Party):
         begun = perf_counter()
         try:
             self.converse(self._work.preprocess(batch, images, queue.keep))
-        finally:
-            queue.end()
+        except BaseException as error:
+            queue.end(error)
+            raise
+        queue.end()
         return perf_counter() - begun
 
     def _from_store(self, batch: int, online: Callable[[BatchKeys], T]) -> T:
@@ -269,12 +276,15 @@ class ModelOwnerService(ComparingService):
         super().__init__(Role.MODEL_OWNER, owner, mailbox, send, options)
         self._owner = owner
         self.store = store
+        self._failure: BaseException | None = None
 
     def serve(self) -> Traffic:
         """Run to the end; returns what was sent and received."""
         with self.telling((Role.DATA_OWNER, Role.DEALER)):
             try:
                 self._serve()
+            except ProtocolError as error:
+                raise self._failure or error from None
             finally:
                 self.close()
         return self.traffic
@@ -288,12 +298,18 @@ class ModelOwnerService(ComparingService):
             batch, images = map(int, message.arrays[0])
             while waiting and waiting[0].done():
                 waiting.popleft().result()
-            if mode is Mode.PREPARE:
-                waiting.append(self.prepare(batch, images))
-            else:
-                waiting.extend(self._start(mode, batch, images))
+            started = (self.prepare(batch, images),) if mode is Mode.PREPARE else self._start(mode, batch, images)
+            for future in started:
+                future.add_done_callback(self._look)
+            waiting.extend(started)
         for future in waiting:
             future.result()
+
+    def _look(self, done: Future[Any]) -> None:
+        """Wake :meth:`_serve`, which waits for the data owner's next word, when a batch has failed."""
+        if not done.cancelled() and (error := done.exception()):
+            self._failure = self._failure or error
+            self._mailbox.fail(ProtocolError(str(error)))
 
     def _start(self, mode: Mode, batch: int, images: int) -> tuple[Future[Any], ...]:
         return self.use(mode, batch, images, lambda keys: self.converse(self._owner.infer(images, keys)), self._owner.program)

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from primia.errors import ModelError
+from primia.errors import DataError, ModelError
 from primia.mpc.aes import fresh_seed
 from primia.mpc.dpf_layout import LARGEST_BITS, SMALLEST_BITS
 from primia.mpc.linear import Weights
@@ -95,7 +95,15 @@ class _Range:
 
 
 def encode_images(program: Program, images: NDArray[Any]) -> Ring:
-    """Normalised images (B, C, H, W) as ring elements (C, B, H, W)."""
+    """Normalised images (B, C, H, W) as ring elements (C, B, H, W).
+
+    Raises:
+        DataError: a value is not finite or does not fit into the ring.
+    """
+    if not np.abs(images).max(initial=0) < 2.0 ** (program.bits - 2 - program.fraction_bits):
+        raise DataError(
+            "an image has values that are not finite or do not fit into the ring once normalised; check the model's normalisation"
+        )
     return np.ascontiguousarray(encode(np.moveaxis(images, 1, 0), program.fraction_bits, program.bits))
 
 
@@ -144,6 +152,8 @@ def _calibrate(network: Network, model: nn.Module, images: Tensor) -> tuple[dict
     ranges: dict[str, _Range] = {}
 
     def observe(layer: RealLayer, total: Tensor, differences: Sequence[Tensor]) -> None:
+        if not total.isfinite().all():
+            raise ModelError(f"{layer.name}: values are not finite on the calibration images; train again with a lower learning rate")
         found = ranges.setdefault(layer.name, _Range())
         found.value = max(found.value, float(total.abs().max()))
         found.difference = max([found.difference, *(float(difference.abs().max()) for difference in differences)])
@@ -163,7 +173,7 @@ def _width(largest: float, precision: Precision) -> int:
 def _ring_bits(layer: RealLayer, found: _Range, precision: Precision) -> int:
     largest = max(found.value, found.difference)
     width = _width(largest, precision)
-    if not np.isfinite(largest) or width > LARGEST_BITS:
+    if width > LARGEST_BITS:
         raise ModelError(
             f"{layer.name}: values up to {largest:.3g} need comparisons of {width} bits, more than {LARGEST_BITS}; "
             "train with weight decay, or give fewer fraction bits (inference.fraction_bits)"

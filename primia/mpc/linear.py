@@ -42,7 +42,7 @@ class Wires:
             self._values[step.output] = _local(step, [self._values[name] for name in step.sources])
 
     def _forget(self) -> None:
-        for name in [name for name in self._values if self._last_use.get(name, self._number) < self._number]:
+        for name in [name for name in self._values if self._last_use.get(name, self._number + 1) <= self._number]:
             del self._values[name]
 
 
@@ -60,7 +60,7 @@ def layer_sum(layer: Layer, weights: Sequence[Ring], wires: Wires, workers: Work
 
 
 def _encoded(term: Term, layer: Layer, like: Ring) -> Any:
-    return like.dtype.type(round(term.factor * 2**layer.weight_bits))
+    return np.int64(round(term.factor * 2**layer.weight_bits)).astype(like.dtype)
 
 
 def _sources(step: Local | Layer) -> list[str]:

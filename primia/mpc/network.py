@@ -9,6 +9,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 from math import prod
 from typing import Any
 
@@ -128,6 +129,7 @@ class _Reader:
         self.steps: list[Local | RealLayer] = []
         self._modules = dict(model.named_modules())
         self._values: dict[fx.Node, _Value] = {}
+        self._names: set[str] = set()
         self._input_shape = input_shape
         try:
             self.graph = fx.Tracer().trace(model.eval())
@@ -141,6 +143,8 @@ class _Reader:
         if node.op == "placeholder":
             self._values[node] = _Wire(INPUT, self._input_shape)
         elif node.op == "output":
+            if not isinstance(node.args[0], fx.Node):
+                raise ModelError("the network must give one tensor to be used under encryption")
             self._finish(node.args[0])
         else:
             self._values[node] = self._operation(node)
@@ -156,7 +160,10 @@ class _Reader:
         name = str(node.target) if node.op == "call_module" else node.name
         if rule is None:
             raise ModelError(_refusal(name, what))
-        return rule(self, name, node, argument)
+        try:
+            return rule(self, name, node, argument)
+        except (KeyError, IndexError, TypeError, AttributeError):  # arguments of a form that no rule expects
+            raise ModelError(_refusal(name, what)) from None
 
     def value(self, node: Any) -> _Value:
         """What a node stands for."""
@@ -164,7 +171,19 @@ class _Reader:
 
     def alone(self, node: fx.Node) -> bool:
         """Whether only one operation takes this node's value."""
-        return len(node.users) == 1
+        value = self._values[node]
+        while len(node.users) == 1:
+            source = node.args[0]
+            if not isinstance(source, fx.Node) or self._values.get(source) is not value:
+                return True
+            node = source
+        return False
+
+    def fresh(self, name: str) -> str:
+        """``name``, with a number where a step has that name already."""
+        found = next(each for n in count(1) if (each := name if n == 1 else f"{name}#{n}") not in self._names)
+        self._names.add(found)
+        return found
 
     def wire(self, value: _Value, name: str) -> _Wire:
         """``value`` as a wire, by a step of its own where it is not one yet."""
@@ -175,7 +194,7 @@ class _Reader:
                 f"{name}: takes a sum that no ReLU follows, which encrypted inference does not support; put a ReLU between the two layers"
             )
         if value.wire is None:
-            total = value.sum
+            total = replace(value.sum, name=self.fresh(value.sum.name))
             shape = (total.shape[0], *value.pool.output(*total.shape[1:])) if value.pool else total.shape
             value.wire = _Wire(f"{total.name}.out", shape, positive=True)
             self.steps.append(_layer(total, value.wire.name, value.pool, last=False))
@@ -192,7 +211,7 @@ class _Reader:
         value = self.value(node)
         if not isinstance(value, _Sum) or value.sum_window:
             raise ModelError(f"{node}: the network must end with a linear layer or a convolution")
-        self.steps.append(_layer(value, "result", None, last=True))
+        self.steps.append(_layer(replace(value, name=self.fresh(value.name)), "result", None, last=True))
 
 
 def _layer(total: _Sum, output: str, pool: Window | None, *, last: bool) -> RealLayer:
@@ -229,8 +248,10 @@ def _transposed(reader: _Reader, name: str, node: fx.Node, module: nn.ConvTransp
         raise ModelError(f"{name} (ConvTranspose2d): groups, dilation and output padding are not supported under encryption")
     kernel, stride, padding = _pair(module.kernel_size), _pair(module.stride), _pair(module.padding)
     channels, height, width = source.shape
-    apart = _Wire(f"{name}.apart", (channels, (height - 1) * stride[0] + 1, (width - 1) * stride[1] + 1), source.scale)
+    apart = _Wire(f"{reader.fresh(name)}.apart", (channels, (height - 1) * stride[0] + 1, (width - 1) * stride[1] + 1), source.scale)
     reader.steps.append(Local("spread", (source.name,), apart.name, apart.shape, factor=stride))
+    if any(size <= edge for size, edge in zip(kernel, padding, strict=True)):
+        raise ModelError(f"{name} (ConvTranspose2d): padding of the kernel's size or more is not supported under encryption")
     window = Window(kernel, (1, 1), (kernel[0] - 1 - padding[0], kernel[1] - 1 - padding[1]))
     return _convolved(name, apart, module.weight.detach().flip(2, 3).transpose(0, 1), module.bias, window)
 
@@ -259,8 +280,7 @@ def _rectifier(reader: _Reader, name: str, node: fx.Node, module: Any) -> _Value
     if isinstance(value, _Wire) and value.positive:
         return value
     if isinstance(value, _Activated):
-        value.rectified = True
-        return value
+        return value if value.rectified else _Activated(value.sum, value.pool, rectified=True)
     return _Activated(reader.total(value, name), None, rectified=True)
 
 
@@ -298,6 +318,8 @@ def _adaptive_pool(reader: _Reader, name: str, node: fx.Node, module: nn.Adaptiv
 
 def _averaged(reader: _Reader, name: str, source: Any, window: Window) -> _Value:
     value, divisor = reader.value(source), float(prod(window.kernel))
+    if isinstance(value, _Sum) and any(window.padding):
+        raise ModelError(f"{name}: an average with padding before ReLU is not supported under encryption; put ReLU before it")
     if isinstance(value, _Sum) and value.sum_window is None:
         small = value.scaled(torch.full_like(value.bias, 1 / divisor))
         return replace(small, bias=value.bias, shape=(value.shape[0], *window.output(*value.shape[1:])), sum_window=window)
@@ -306,14 +328,14 @@ def _averaged(reader: _Reader, name: str, source: Any, window: Window) -> _Value
         # ReLU and maxima commute with a positive factor: dividing before the sum keeps it in range.
         value.sum, scale = value.sum.scaled(torch.full_like(value.sum.bias, 1 / divisor)), 1.0
     wire = reader.wire(value, name)
-    summed = _Wire(f"{name}.out", (wire.shape[0], *window.output(*wire.shape[1:])), wire.scale * scale, wire.positive)
+    summed = _Wire(f"{reader.fresh(name)}.out", (wire.shape[0], *window.output(*wire.shape[1:])), wire.scale * scale, wire.positive)
     reader.steps.append(Local("sum", (wire.name,), summed.name, summed.shape, window))
     return summed
 
 
 def _added(reader: _Reader, name: str, node: fx.Node, module: Any) -> _Value:
     first, second = (reader.total(reader.value(argument), name) for argument in node.args[:2])
-    if first.sum_window or second.sum_window or first.shape != second.shape:
+    if first.sum_window or second.sum_window or first.shape != second.shape or node.kwargs.get("alpha", 1) != 1:
         raise ModelError(f"{name} (add): encrypted inference adds maps of one shape that are not averaged")
     # Named after the convolution that comes last, which is what people look for.
     named = first if first.terms[0].window else second
@@ -325,9 +347,8 @@ def _concatenated(reader: _Reader, name: str, node: fx.Node, module: Any) -> _Va
     wires = [reader.wire(reader.value(argument), name) for argument in node.args[0]]  # type: ignore[union-attr]
     if dimension not in (1, -3) or len({(wire.shape[1:], wire.scale) for wire in wires}) > 1:
         raise ModelError(f"{name} (cat): encrypted inference joins channels of maps of one size that are averaged alike")
-    joined = _Wire(
-        f"{name}.out", (sum(wire.shape[0] for wire in wires), *wires[0].shape[1:]), wires[0].scale, all(wire.positive for wire in wires)
-    )
+    shape = (sum(wire.shape[0] for wire in wires), *wires[0].shape[1:])
+    joined = _Wire(f"{reader.fresh(name)}.out", shape, wires[0].scale, all(wire.positive for wire in wires))
     reader.steps.append(Local("concatenate", tuple(wire.name for wire in wires), joined.name, joined.shape))
     return joined
 
@@ -335,11 +356,11 @@ def _concatenated(reader: _Reader, name: str, node: fx.Node, module: Any) -> _Va
 def _upsampled(reader: _Reader, name: str, node: fx.Node, module: Any) -> _Value:
     scale: Any = module.scale_factor if module is not None else node.kwargs.get("scale_factor")
     mode = module.mode if module is not None else node.kwargs.get("mode", "nearest")
-    if mode != "nearest" or scale is None or float(scale) != int(scale):
+    if mode != "nearest" or not isinstance(scale, int | float) or scale != int(scale):
         raise ModelError(f"{name} (upsampling): only mode nearest with a whole scale_factor is supported under encryption")
     wire, factor = reader.wire(reader.value(node.args[0]), name), int(scale)
     channels, height, width = wire.shape
-    larger = replace(wire, name=f"{name}.out", shape=(channels, height * factor, width * factor))
+    larger = replace(wire, name=f"{reader.fresh(name)}.out", shape=(channels, height * factor, width * factor))
     reader.steps.append(Local("repeat", (wire.name,), larger.name, larger.shape, factor=(factor, factor)))
     return larger
 

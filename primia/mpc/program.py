@@ -168,7 +168,7 @@ class Program:
     @classmethod
     def from_message(cls, message: Message) -> Program:
         """The plan that was sent; errors as :meth:`from_json`."""
-        return cls.from_json(message.arrays[0].tobytes().decode(errors="replace"))
+        return cls.from_json(b"".join(array.tobytes() for array in message.arrays).decode(errors="replace"))
 
     @property
     def fingerprint(self) -> str:
@@ -186,7 +186,7 @@ class Program:
             multiplications=sum(self._multiplications(layer) for layer in self.layers),
             exchanges=len(stages) + 1,
             online_bytes=self._online_bytes(),
-            offline_bytes=2 * sum(sums) + sum(2 * key_bytes(stage.bits, stage.size) for _, stage in stages),
+            offline_bytes=2 * sum(sums) + sum(2 * key_bytes(s.bits, s.size) + s.size * (tables[s.kind] * size + 2) for _, s in stages),
             common_key_bytes=sum(key_bytes(stage.bits, stage.size) for _, stage in stages),
             correction_bytes=sum(stage.size * (tables[stage.kind] * size + 2) for _, stage in stages) + sum(sums),
             setup_bytes=sum(packed_bytes(prod(self.weight_shape(term, layer)), self.bits) for layer in self.layers for term in layer.terms),

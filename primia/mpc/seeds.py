@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from primia.mpc.aes import SEED_BYTES, expand, ring_elements
 from primia.mpc.dpf import roots_from_seed
 from primia.mpc.messages import Role
-from primia.mpc.ring import Ring, mask_of
+from primia.mpc.ring import Ring, dtype_of, mask_of
 
 
 class Purpose(IntEnum):
@@ -51,7 +51,8 @@ class Seeds:
     def table(self, stage: int, entries: int, count: int) -> tuple[Ring, NDArray[np.uint8]]:
         """The data owner's shares of the table (1 + entries, count) and of the range check (2, count)."""
         check = expand(self.seed, stage, Purpose.CHECK, 2 * count).reshape(2, count)
-        return self.ring(stage, Purpose.TABLE, (1 + entries, count)), check
+        dtype = dtype_of(self.bits)
+        return ring_elements(self.seed, stage, Purpose.TABLE, (1 + entries, count), dtype), check
 
 
 def tree_key(public: bytes, stage: int) -> bytes:

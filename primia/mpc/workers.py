@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 
 from primia.mpc.dpf_layout import PAD
 
@@ -26,7 +26,10 @@ class Workers:
         step = -(-total // (parts * multiple)) * multiple
         bounds = [(first, min(total, first + step)) for first in range(0, total, max(step, 1))]
         waiting = [self._pool.submit(work, *bound) for bound in bounds[1:]] if self._pool else []
-        for bound in bounds[: 1 if self._pool else None]:
-            work(*bound)
+        try:
+            for bound in bounds[: 1 if self._pool else None]:
+                work(*bound)
+        finally:
+            wait(waiting)
         for future in waiting:
             future.result()

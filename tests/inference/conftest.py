@@ -125,6 +125,7 @@ def office(compiled: Compiled) -> Iterator[Callable[..., Office]]:
     yield make
     for each in made:
         each.pool.shutdown(wait=False)
+        each.data_owner.close()
     threads = [thread for thread in threading.enumerate() if thread not in before and thread.name.startswith(("keys", "online", "office"))]
     for thread in threads:
         thread.join(SOON_S)

