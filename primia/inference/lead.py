@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import deque
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -64,15 +65,14 @@ class Journal:
         self.path.unlink(missing_ok=True)
 
     def _read(self, about: dict[str, str]) -> None:
-        lines = self.path.read_text().splitlines()
-        if not lines or json.loads(lines[0]) != about:
+        first, *lines = self.path.read_text().split("\n")
+        if first != json.dumps(about):
             raise RunError(f"cannot resume: {self.path} is of another run or other images; remove it, or leave --resume out")
-        for line in lines[1:]:
-            try:
-                name, values = json.loads(line)
-            except ValueError:  # the last line, cut short
-                continue
+        for line in lines[:-1]:
+            name, values = json.loads(line)
             self.done[name] = Failure(*values) if isinstance(values[0], str) else np.array(values)
+        if lines and lines[-1]:  # cut short
+            os.truncate(self.path, self.path.stat().st_size - len(lines[-1].encode()))
 
 
 @dataclass
@@ -122,15 +122,16 @@ class Lead:
             ProtocolError: a party failed, or there are too few keys.
         """
         numbers = {name: index for index, name in enumerate(self._images.names)}
-        for name, outcome in self._journal.done.items():
-            self._settle(numbers[name], outcome, known=True)
+        for name in self._journal.done.keys() & numbers:
+            self._settle(numbers[name], self._journal.done[name], known=True)
         missing = deque(index for name, index in numbers.items() if name not in self._journal.done)
         again: deque[int] = deque()
         waiting: deque[tuple[list[int], Future[BatchResult]]] = deque()
         self._check_keys(len(missing))
         while missing or again or waiting:
             self._report(self._settled, len(self._images))
-            if (missing or again) and len(waiting) <= self._service.options.pipeline:
+            keys_left = self._ready is None or self._ready or not waiting
+            if (missing or again) and keys_left and len(waiting) <= self._service.options.pipeline:
                 self._ask(*((missing, self._size) if missing else (again, 1)), waiting)
             else:
                 indices, future = waiting.popleft()

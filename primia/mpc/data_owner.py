@@ -15,7 +15,7 @@ from primia.mpc.party import ComparingParty, bits_shape, pack_bits, packed_shape
 from primia.mpc.program import DIGEST_BYTES, Layer, Program, comparison_index, comparisons, stage_number
 from primia.mpc.ring import Ring, mask_of, pack, signed, unpack
 from primia.mpc.seeds import Purpose, Seeds, as_seed
-from primia.mpc.stages import walk
+from primia.mpc.stages import Walk, walk
 from primia.mpc.workers import Workers
 
 _SEEDS = ((np.uint8, (16,)), (np.uint8, (16,)))
@@ -86,22 +86,26 @@ class DataOwner(ComparingParty):
         batch, kept = keys.batch, self.program.value_bits(layer)
         mask = mask_of(self.program.bits).dtype.type(2**kept - 1)
         shape: tuple[int, ...] = (layer.shape[0], images, *layer.shape[1:])
-        values = yield from self._values(batch, stage_number(index, 0), int(np.prod(shape)), kept)
-        stages = walk(layer, values.reshape(shape), mask)
-        stage = next(stages)
-        while True:
-            number = stage_number(index, stage.number)
-            own = self.sign_share(stage, number, seeds, public, keys)
+        stages: Walk | None = None
+        due = int(np.prod(shape))
+        for place, comparison in enumerate(comparisons(layer)):
+            number, size = stage_number(index, place), images * comparison.size
+            # What needs no value is expanded while the model owner still computes them.
+            roots, table = seeds.roots(number, self.role, size), seeds.table(number, comparison.entries, size)
+            values = yield from self._values(batch, number, due, kept)
+            if stages is None:
+                stages = walk(layer, values.reshape(shape), mask)
+                stage = next(stages)
+            else:
+                stage = stages.send(values)
+            due = stage.size
+            own = self.sign_share(stage, number, roots, public, keys)
             theirs = yield from expect(Role.MODEL_OWNER, Kind.SIGN_SHARE, batch, number, (bits_shape(stage.size),))
             opened = own ^ unpack_bits(theirs.arrays[0], stage.size)
-            share, digest = self.output_share(stage, kept, opened, *seeds.table(number, stage.entries, stage.size))
+            share, digest = self.output_share(stage, kept, opened, *table)
             digests.append(digest)
             packed = pack(share, self.program.bits if stage.kind == "relu" else kept)
             yield Send(Role.MODEL_OWNER, Message(Kind.STAGE_OUTPUT, batch, number, (pack_bits(own), packed)))
-            if stage.kind == "relu":
-                return
-            largest = yield from self._values(batch, stage_number(index, stage.number + 1), stage.size, kept)
-            stage = stages.send(largest)
 
     def _values(self, batch: int, number: int, count: int, kept: int) -> Procedure[Ring]:
         message = yield from expect(Role.MODEL_OWNER, Kind.MASKED_VALUES, batch, number, (packed_shape(count, kept),))

@@ -19,7 +19,6 @@ from primia.mpc.stages import walk
 from primia.mpc.workers import Workers
 
 _SEEDS = ((np.uint8, (16,)), (np.uint8, (16,)))
-_ENTRIES = {"max": 2, "relu": 4}
 
 
 class ModelOwner(ComparingParty):
@@ -66,7 +65,7 @@ class ModelOwner(ComparingParty):
                 count, where = images * comparison.size, stage_number(index, number)
                 keys = stage_key_shapes(comparison.bits, count)
                 keep((yield from expect(Role.DEALER, Kind.STAGE_KEYS, batch, where, keys)))
-                corrections = correction_shapes(program.dtype, _ENTRIES[comparison.kind], count)
+                corrections = correction_shapes(program.dtype, comparison.entries, count)
                 keep((yield from expect(Role.DEALER, Kind.STAGE_CORRECTIONS, batch, where, corrections)))
 
     def infer(self, images: int, keys: BatchKeys) -> Procedure[None]:
@@ -109,7 +108,7 @@ class ModelOwner(ComparingParty):
         stage = next(stages)
         while True:
             number = stage_number(index, stage.number)
-            own = self.sign_share(stage, number, seeds, public, keys)
+            own = self.sign_share(stage, number, seeds.roots(number, self.role, stage.size), public, keys)
             yield Send(Role.DATA_OWNER, Message(Kind.SIGN_SHARE, batch, number, (pack_bits(own),)))
             table, check = keys.take(Kind.STAGE_CORRECTIONS, number, correction_shapes(self.program.dtype, stage.entries, stage.size))
             kept_out = self.program.bits if stage.kind == "relu" else kept

@@ -13,10 +13,13 @@ from primia.mpc.keys import BatchKeys
 from primia.mpc.messages import Role
 from primia.mpc.program import DIGEST_BYTES
 from primia.mpc.ring import Ring, packed_bytes
-from primia.mpc.seeds import Seeds, tree_key
+from primia.mpc.seeds import tree_key
 from primia.mpc.select import check_mask, choose, low_bits, sign_shares
 from primia.mpc.stages import Stage
 from primia.mpc.workers import Workers
+
+Roots = tuple[NDArray[np.uint64], NDArray[np.uint8]]
+"""A party's roots of a stage's comparison keys, and its free bits; see :func:`primia.mpc.dpf.roots_from_seed`."""
 
 
 class ComparingParty:
@@ -27,11 +30,11 @@ class ComparingParty:
         self.workers = workers
         self._aes = aes
 
-    def sign_share(self, stage: Stage, number: int, seeds: Seeds, public: bytes, keys: BatchKeys) -> NDArray[np.uint8]:
+    def sign_share(self, stage: Stage, number: int, roots: Roots, public: bytes, keys: BatchKeys) -> NDArray[np.uint8]:
         """This party's xor share of u for every comparison of the stage."""
-        roots, free = seeds.roots(number, self.role, stage.size)
+        states, free = roots
         comparison = keys.comparison(number, stage.bits, stage.size)
-        bits = evaluate(tree_key(public, number), roots, low_bits(stage.values, stage.bits), comparison, self.workers, self._aes)
+        bits = evaluate(tree_key(public, number), states, low_bits(stage.values, stage.bits), comparison, self.workers, self._aes)
         return sign_shares(bits, free, stage.values if self.role is Role.MODEL_OWNER else None, stage.bits, stage.size)
 
     def output_share(self, stage: Stage, kept: int, opened: NDArray[np.uint8], table: Ring, check: NDArray[np.uint8]) -> tuple[Ring, bytes]:

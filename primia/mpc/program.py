@@ -75,12 +75,21 @@ class Layer:
     last: bool = False
 
 
+TABLE_ENTRIES = {"max": 2, "relu": 4}
+"""By the opened bit; for ReLU also by the wrap bit. See :mod:`primia.mpc.select`."""
+
+
 class Comparison(NamedTuple):
     """One batch of comparisons, made at the same time: an exchange of its own."""
 
     size: int
     bits: int
     kind: Literal["max", "relu"]
+
+    @property
+    def entries(self) -> int:
+        """Of the table that a value's output is chosen from."""
+        return TABLE_ENTRIES[self.kind]
 
 
 @dataclass(frozen=True)
@@ -179,16 +188,15 @@ class Program:
         """For one image in a batch of its own."""
         stages = [(layer, comparison) for layer in self.layers for comparison in comparisons(layer)]
         size = self.dtype(0).itemsize
-        tables = {"max": 3, "relu": 5}
         sums = [packed_bytes(prod(layer.shape), self.bits) for layer in self.layers]
         return Costs(
             comparisons=sum(stage.size for _, stage in stages),
             multiplications=sum(self._multiplications(layer) for layer in self.layers),
             exchanges=len(stages) + 1,
             online_bytes=self._online_bytes(),
-            offline_bytes=2 * sum(sums) + sum(2 * key_bytes(s.bits, s.size) + s.size * (tables[s.kind] * size + 2) for _, s in stages),
+            offline_bytes=2 * sum(sums) + sum(2 * key_bytes(s.bits, s.size) + s.size * ((1 + s.entries) * size + 2) for _, s in stages),
             common_key_bytes=sum(key_bytes(stage.bits, stage.size) for _, stage in stages),
-            correction_bytes=sum(stage.size * (tables[stage.kind] * size + 2) for _, stage in stages) + sum(sums),
+            correction_bytes=sum(stage.size * ((1 + stage.entries) * size + 2) for _, stage in stages) + sum(sums),
             setup_bytes=sum(packed_bytes(prod(self.weight_shape(term, layer)), self.bits) for layer in self.layers for term in layer.terms),
         )
 

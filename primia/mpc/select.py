@@ -27,8 +27,6 @@ from numpy.typing import NDArray
 from primia.mpc.dpf_layout import padded
 from primia.mpc.ring import Ring
 
-RELU_TABLE = 4
-MAX_TABLE = 2
 _CHECK_BITS = 8
 
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from primia.mpc.program import Layer
+from primia.mpc.program import TABLE_ENTRIES, Layer
 from primia.mpc.ring import Ring, window_parts
 
 
@@ -20,9 +20,13 @@ class Stage(NamedTuple):
     number: int
     kind: str
     bits: int
-    entries: int
     base: Ring
     values: Ring
+
+    @property
+    def entries(self) -> int:
+        """Of the table that a value's output is chosen from."""
+        return TABLE_ENTRIES[self.kind]
 
     @property
     def size(self) -> int:
@@ -44,9 +48,9 @@ def walk(layer: Layer, values: Ring, mask: Ring) -> Walk:
                 pairs = len(parts) // 2
                 base, other = np.stack(parts[:pairs]), np.stack(parts[pairs : 2 * pairs])
                 difference = np.bitwise_and(other - base, mask)
-                largest = yield Stage(number, "max", layer.pool_bits, 2, base.reshape(-1), difference.reshape(-1))
+                largest = yield Stage(number, "max", layer.pool_bits, base.reshape(-1), difference.reshape(-1))
                 parts = [*largest.reshape(base.shape), *parts[2 * pairs :]]
                 number += 1
             values = np.ascontiguousarray(parts[0])
-    output = yield Stage(number, "relu", layer.comparison_bits, 4, values[:0].reshape(-1), values.reshape(-1))
+    output = yield Stage(number, "relu", layer.comparison_bits, values[:0].reshape(-1), values.reshape(-1))
     return output.reshape(values.shape)

@@ -58,6 +58,10 @@ class Command:
         """Processes of the sites' actors."""
         return [pid for pid in self.pids() if b"ray::FederatedWorker" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
+    def actors(self, name: str) -> list[int]:
+        """Processes of actors of this class."""
+        return [pid for pid in self.pids() if f"ray::{name}".encode() in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
     def wait_for(self, condition: Callable[[], object], what: str, limit_s: float = 90.0) -> None:
         end = time.monotonic() + limit_s
         while not condition():

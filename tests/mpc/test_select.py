@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from primia.mpc.dpf_layout import PAD
+from primia.mpc.program import TABLE_ENTRIES
 from primia.mpc.ring import Ring
-from primia.mpc.select import MAX_TABLE, RELU_TABLE, check_mask, choose, correct, low_bits, sign_shares
+from primia.mpc.select import check_mask, choose, correct, low_bits, sign_shares
 
 RNG = np.random.default_rng(0)
 
@@ -59,7 +60,7 @@ def dealt(
     dtype, count = masks.dtype, masks.size
     theirs = RNG.integers(0, 2 ** (8 * dtype.itemsize), (1 + entries, count), dtype=dtype), RNG.integers(0, 256, (2, count), dtype=np.uint8)
     ours = theirs[0].copy(), theirs[1].copy()
-    correct(masks, base, outputs, random_bits, *ours, entries == RELU_TABLE, kept, bits)
+    correct(masks, base, outputs, random_bits, *ours, entries == TABLE_ENTRIES["relu"], kept, bits)
     return [ours, theirs]
 
 
@@ -74,7 +75,7 @@ def test_both_shares_make_the_choice_under_its_new_mask(kind: str, kept: int, bi
     masked = ((values + masks) % 2**kept).astype(dtype)
     outputs = RNG.integers(0, 2 ** (8 * dtype(0).itemsize), count, dtype=dtype)
     base, base_mask = (np.zeros(0, dtype), np.zeros(0, dtype)) if lift else RNG.integers(0, 2**kept, (2, count), dtype=dtype)
-    sides = dealt(masks.astype(dtype), base_mask, outputs, random_bits, RELU_TABLE if lift else MAX_TABLE, kept, bits)
+    sides = dealt(masks.astype(dtype), base_mask, outputs, random_bits, TABLE_ENTRIES["relu" if lift else "max"], kept, bits)
     shares, checks = np.empty((2, count), dtype), np.empty((2, count), np.uint8)
     for party, (table, check) in enumerate(sides):
         public = (masked, base if party == 0 else base[:0], opened, table, check)
@@ -98,7 +99,9 @@ def test_shares_of_the_check_differ_just_outside_the_range(kept: int, bits: int,
     random_bits = RNG.integers(0, 2, count, dtype=np.uint8)
     opened = (sign_of(masked.astype(np.int64), masks, bits) ^ (masks >> bits & 1) ^ random_bits).astype(np.uint8)
     checks = np.empty((2, count), np.uint8)
-    for party, (table, check) in enumerate(dealt(masks.astype(dtype), empty, np.zeros(count, dtype), random_bits, RELU_TABLE, kept, bits)):
+    for party, (table, check) in enumerate(
+        dealt(masks.astype(dtype), empty, np.zeros(count, dtype), random_bits, TABLE_ENTRIES["relu"], kept, bits)
+    ):
         choose(
             masked, empty, opened, table, check, party == 0, True, kept, bits, check_mask(kept, bits), np.empty(count, dtype), checks[party]
         )

@@ -1,0 +1,189 @@
+"""Encrypted inference by the real commands: as a Ray job, and between three processes over TLS."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import primia
+from primia.data.demo import demo_catalogue
+from primia.data.export import demo_tree
+
+pytestmark = pytest.mark.integration
+
+Start = Callable[..., Any]
+MANY, FEW = 1200, 5
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small demonstration run."""
+    folder = tmp_path_factory.mktemp("runs")
+    sets = ["data.demo_images=60", "data.image_size=32", "federation.rounds=2", "training.batch_size=8"]
+    command = [sys.executable, "-m", "primia.cli.main", "train", "--output", str(folder), "--name", "demo"]
+    done = subprocess.run([*command, *(item for text in sets for item in ("--set", text))], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder / "demo"
+
+
+@pytest.fixture(scope="module")
+def flat(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A flat folder of many images, made of a few."""
+    folder = tmp_path_factory.mktemp("images")
+    catalogue = demo_catalogue(sites=1, images=30, image_size=32, channels=1, seed=5)
+    demo_tree(catalogue.with_places(catalogue.sites, ["test"] * len(catalogue)), folder / "tree")
+    files = sorted(path for path in (folder / "tree").rglob("*") if path.is_file())
+    (folder / "flat").mkdir()
+    for number in range(MANY):
+        source = files[number % len(files)]
+        (folder / "flat" / f"{number:04}{source.suffix}").hardlink_to(source)
+    return folder / "flat"
+
+
+def few(flat: Path, folder: Path) -> Path:
+    folder.mkdir()
+    for path in sorted(flat.iterdir())[:FEW]:
+        (folder / path.name).hardlink_to(path)
+    return folder
+
+
+def classes(path: Path) -> dict[str, str]:
+    with path.open(encoding="utf-8") as file:
+        return {row["file"]: row["predicted"] for row in csv.DictReader(file)}
+
+
+def plain_classes(run: Path, data: Path) -> dict[str, str | None]:
+    return {row.file: row.predicted for row in primia.infer(run, data).rows}
+
+
+def lines_of(journal: Path) -> int:
+    """Images in a journal."""
+    return journal.read_text().count("\n") - 1 if journal.exists() else 0
+
+
+def assert_nearly_all_agree(found: dict[str, str], expected: dict[str, str | None]) -> None:
+    """A handful of images may lie just between two classes."""
+    assert list(found) == list(expected)
+    assert sum(found[name] == expected[name] for name in found) >= 0.99 * len(expected)
+
+
+def test_a_party_killed_in_the_middle_and_a_resume(primia_ray: Start, run: Path, flat: Path, tmp_path: Path) -> None:
+    output, journal = tmp_path / "p.csv", tmp_path / ".p.csv.partial"
+    arguments = ["infer", str(run), "--data", str(flat), "--encrypted", "--output", str(output)]
+    killed = primia_ray(*arguments)
+    killed.wait_for(lambda: lines_of(journal) > 0, "a line in the journal")
+    os.kill(killed.actors("ModelOwnerActor")[0], signal.SIGKILL)
+    assert killed.wait(60) == 9, killed.text
+    (error,) = [line for line in killed.text.splitlines() if line.startswith("error:")]
+    assert "the model owner died" in error and killed.text.strip().endswith(error)
+    assert "Traceback" not in killed.text and killed.left_behind() == []
+    done = lines_of(journal)
+    assert 0 < done < MANY and not output.exists()
+
+    resumed = primia_ray(*arguments, "--resume", "--check")
+    assert resumed.wait() == 0, resumed.text
+    assert resumed.left_behind() == []
+    assert_nearly_all_agree(classes(output), plain_classes(run, flat))
+    summary = json.loads((tmp_path / "p.summary.json").read_text())
+    assert summary["encrypted"]["images"] == MANY - done and summary["ok"] == MANY
+    assert not journal.exists()
+    for words in ("plan: ring of 32 bits", "of keys, ", "calibration: ", "encrypted, batches of", f"of {MANY:,} images get the class"):
+        assert words in resumed.text
+
+
+def test_keys_made_ahead_are_used_once(primia_ray: Start, run: Path, flat: Path, tmp_path: Path) -> None:
+    keys, images = tmp_path / "keys", few(flat, tmp_path / "few")
+    made = primia_ray("infer", str(run), "--preprocess", str(FEW), "--keys", str(keys))
+    assert made.wait() == 0, made.text
+    assert f"keys for {FEW} images" in made.text and made.left_behind() == []
+    assert ledger(keys) == {"model-owner": [(FEW, 0)], "data-owner": [(FEW, 0)]}
+
+    use = ["infer", str(run), "--data", str(images), "--encrypted", "--keys", str(keys)]
+    used = primia_ray(*use, "--output", str(tmp_path / "p.csv"))
+    assert used.wait() == 0, used.text
+    assert classes(tmp_path / "p.csv") == plain_classes(run, images)
+    assert ledger(keys) == {"model-owner": [(FEW, 1)], "data-owner": [(FEW, 1)]} and not list(keys.glob("*/*.keys"))
+    assert "keys 0.00 s" in used.text
+
+    again = primia_ray(*use, "--output", str(tmp_path / "q.csv"))
+    assert again.wait() == 9, again.text
+    assert again.text.splitlines()[-1] == f"error: keys for 0 images are left, and {FEW} are wanted; make more with --preprocess {FEW}"
+    assert "Traceback" not in again.text and again.left_behind() == [] and not (tmp_path / "q.csv").exists()
+
+
+def ledger(keys: Path) -> dict[str, list[tuple[int, int]]]:
+    found = {}
+    for folder in keys.iterdir():
+        with closing(sqlite3.connect(folder / "ledger.sqlite")) as connection:
+            found[folder.name] = connection.execute("SELECT images, used FROM batches").fetchall()
+    return found
+
+
+def free_ports(count: int) -> int:
+    """The first of so many free ports in a row."""
+    while True:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            first = int(server.getsockname()[1])
+        try:
+            for port in range(first, first + count):
+                socket.create_server(("127.0.0.1", port)).close()
+            return first
+        except OSError:
+            continue
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from primia.inference.certificates import make_certificates
+
+    folder = tmp_path_factory.mktemp("certificates")
+    make_certificates(folder)
+    return folder
+
+
+def parties(primia_ray: Start, certificates: Path, run: Path, data: Path, output: Path) -> list[Any]:
+    """Commands of model owner, data owner and dealer."""
+    port = free_ports(3)
+    owner, owner_for_dealer, data_owner = (f"127.0.0.1:{port + number}" for number in range(3))
+    common = ["--certificates", str(certificates), "--session", output.name, "--wait", "60"]
+    at_data_owner = ["--data", str(data), "--model-owner", owner, "--listen", data_owner, "--output", str(output)]
+    return [
+        primia_ray("party", "model-owner", str(run), "--listen", owner, *common),
+        primia_ray("party", "data-owner", *at_data_owner, *common),
+        primia_ray("party", "dealer", "--model-owner", owner_for_dealer, "--data-owner", data_owner, *common),
+    ]
+
+
+def test_three_processes_over_tls(primia_ray: Start, certificates: Path, run: Path, flat: Path, tmp_path: Path) -> None:
+    images = few(flat, tmp_path / "few")
+    commands = parties(primia_ray, certificates, run, images, tmp_path / "p.csv")
+    assert [command.wait(90) for command in commands] == [0, 0, 0], [command.text for command in commands]
+    assert classes(tmp_path / "p.csv") == plain_classes(run, images)
+    owner, data_owner, dealer = (command.text for command in commands)
+    assert (owner, dealer) == ("served\n", "dealt\n") and f"{FEW} images: {FEW} predicted" in data_owner
+
+
+def test_three_processes_and_the_dealer_is_killed(primia_ray: Start, certificates: Path, run: Path, flat: Path, tmp_path: Path) -> None:
+    journal = tmp_path / ".p.csv.partial"
+    owner, data_owner, dealer = parties(primia_ray, certificates, run, flat, tmp_path / "p.csv")
+    data_owner.wait_for(lambda: lines_of(journal) > 0, "a line in the journal")
+    dealer.process.send_signal(signal.SIGKILL)
+    begun = time.monotonic()
+    assert [command.wait(20) for command in (owner, data_owner)] == [9, 9], (owner.text, data_owner.text)
+    assert time.monotonic() - begun < 10
+    for command in (owner, data_owner):
+        assert command.text.startswith("error: ") and command.text.count("\n") == 1 and "dealer" in command.text
+    assert 0 < lines_of(journal) < MANY and not (tmp_path / "p.csv").exists()
