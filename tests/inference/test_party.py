@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 import primia
-
 from primia.config.settings import InferenceSettings
 from primia.errors import ProtocolError
 from primia.inference.certificates import make_certificates
@@ -93,23 +92,21 @@ def test_three_parties_over_tls_give_the_classes_of_the_model(world: World, tmp_
     assert [future.result() for role, future in futures.items() if role is not Role.DATA_OWNER] == [None, None]
     plain = primia.infer(world.run, world.images)
     assert [row.predicted for row in predictions.rows] == [row.predicted for row in plain.rows]
-    assert len({row.predicted for row in plain.rows}) >= 1 and len(plain.rows) == IMAGES
+    assert len(plain.rows) == IMAGES
     for found, due in zip(predictions.rows, plain.rows, strict=True):
         assert found.probabilities == pytest.approx(due.probabilities, abs=0.02)
     assert (tmp_path / "p.csv").exists() and predictions.summary()["encrypted"]["images"] == IMAGES  # type: ignore[index]
-    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("from the")], "no reader is left"
+    for thread in threading.enumerate():
+        if thread.name.startswith("from the"):
+            thread.join(SOON_S)
+            assert not thread.is_alive(), "no reader is left"
 
 
 @pytest.mark.parametrize("stranger", ["data_owner", "dealer"])
 def test_a_certificate_of_another_authority_is_refused_in_one_line(world: World, tmp_path: Path, stranger: str) -> None:
     lines = told(together(world, tmp_path / "p.csv", **{stranger: Place(world.strangers, "monday", 3.0)}))
-    refused = (
-        "does not hold|refuses this party|refuses|closed the connection during the handshake|did not connect|cannot be reached|is gone"
-    )
     assert "shows a certificate that does not hold" in " ".join(lines.values())
     assert not (tmp_path / "p.csv").exists()
-    for line in lines.values():
-        assert any(words in line for words in refused.split("|")), line
 
 
 def test_parties_of_different_sessions_refuse_each_other(world: World, tmp_path: Path) -> None:
@@ -125,7 +122,7 @@ def test_a_folder_without_certificates_is_named(world: World, tmp_path: Path) ->
 
 def test_a_party_that_never_comes_is_named(world: World) -> None:
     port = free_ports(2)
-    with pytest.raises(ProtocolError, match="the data owner did not connect|the dealer did not connect"):
+    with pytest.raises(ProtocolError, match=r"the (data owner|dealer) did not connect"):
         run_model_owner(
             world.run,
             Place(world.certificates, "monday", 0.3),
