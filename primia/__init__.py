@@ -17,18 +17,33 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from primia.api import Run, evaluate, infer, train
+    from primia.api import EncryptedOptions, Run, evaluate, infer, infer_encrypted, prepare_keys, train
     from primia.config.reader import load_config
     from primia.config.settings import Settings
     from primia.inference.predictions import Predictions
 
-__all__ = ["Predictions", "Run", "Settings", "__version__", "evaluate", "infer", "load_config", "train"]
+__all__ = [
+    "EncryptedOptions",
+    "Predictions",
+    "Run",
+    "Settings",
+    "__version__",
+    "evaluate",
+    "infer",
+    "infer_encrypted",
+    "load_config",
+    "prepare_keys",
+    "train",
+]
 __version__ = "0.1.0"
 
 _HOMES = {
     "Run": "primia.api",
     "evaluate": "primia.api",
+    "EncryptedOptions": "primia.api",
     "infer": "primia.api",
+    "infer_encrypted": "primia.api",
+    "prepare_keys": "primia.api",
     "train": "primia.api",
     "load_config": "primia.config.reader",
     "Settings": "primia.config.settings",

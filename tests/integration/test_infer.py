@@ -25,7 +25,7 @@ from primia.data.export import demo_tree
 pytestmark = pytest.mark.integration
 
 Start = Callable[..., Any]
-MANY, FEW = 1200, 5
+MANY, FEW = 800, 5
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def flat(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("images")
     catalogue = demo_catalogue(sites=1, images=30, image_size=32, channels=1, seed=5)
     demo_tree(catalogue.with_places(catalogue.sites, ["test"] * len(catalogue)), folder / "tree")
-    files = sorted(path for path in (folder / "tree").rglob("*") if path.is_file())
+    files = sorted((folder / "tree").rglob("*.png"))
     (folder / "flat").mkdir()
     for number in range(MANY):
         source = files[number % len(files)]
@@ -65,19 +65,18 @@ def classes(path: Path) -> dict[str, str]:
         return {row["file"]: row["predicted"] for row in csv.DictReader(file)}
 
 
-def plain_classes(run: Path, data: Path) -> dict[str, str | None]:
-    return {row.file: row.predicted for row in primia.infer(run, data).rows}
+def assert_the_classes_are_those_in_the_clear(found: dict[str, str], run: Path, data: Path) -> None:
+    """An image that lies just between two classes may get either."""
+    rows = primia.infer(run, data).rows
+    assert list(found) == [row.file for row in rows]
+    for row in rows:
+        best, second = sorted(row.probabilities or (), reverse=True)[:2]
+        assert found[row.file] == row.predicted or best - second < 0.01, row
 
 
 def lines_of(journal: Path) -> int:
     """Images in a journal."""
     return journal.read_text().count("\n") - 1 if journal.exists() else 0
-
-
-def assert_nearly_all_agree(found: dict[str, str], expected: dict[str, str | None]) -> None:
-    """A handful of images may lie just between two classes."""
-    assert list(found) == list(expected)
-    assert sum(found[name] == expected[name] for name in found) >= 0.99 * len(expected)
 
 
 def test_a_party_killed_in_the_middle_and_a_resume(primia_ray: Start, run: Path, flat: Path, tmp_path: Path) -> None:
@@ -96,7 +95,7 @@ def test_a_party_killed_in_the_middle_and_a_resume(primia_ray: Start, run: Path,
     resumed = primia_ray(*arguments, "--resume", "--check")
     assert resumed.wait() == 0, resumed.text
     assert resumed.left_behind() == []
-    assert_nearly_all_agree(classes(output), plain_classes(run, flat))
+    assert_the_classes_are_those_in_the_clear(classes(output), run, flat)
     summary = json.loads((tmp_path / "p.summary.json").read_text())
     assert summary["encrypted"]["images"] == MANY - done and summary["ok"] == MANY
     assert not journal.exists()
@@ -114,7 +113,7 @@ def test_keys_made_ahead_are_used_once(primia_ray: Start, run: Path, flat: Path,
     use = ["infer", str(run), "--data", str(images), "--encrypted", "--keys", str(keys)]
     used = primia_ray(*use, "--output", str(tmp_path / "p.csv"))
     assert used.wait() == 0, used.text
-    assert classes(tmp_path / "p.csv") == plain_classes(run, images)
+    assert_the_classes_are_those_in_the_clear(classes(tmp_path / "p.csv"), run, images)
     assert ledger(keys) == {"model-owner": [(FEW, 1)], "data-owner": [(FEW, 1)]} and not list(keys.glob("*/*.keys"))
     assert "keys 0.00 s" in used.text
 
@@ -171,7 +170,7 @@ def test_three_processes_over_tls(primia_ray: Start, certificates: Path, run: Pa
     images = few(flat, tmp_path / "few")
     commands = parties(primia_ray, certificates, run, images, tmp_path / "p.csv")
     assert [command.wait(90) for command in commands] == [0, 0, 0], [command.text for command in commands]
-    assert classes(tmp_path / "p.csv") == plain_classes(run, images)
+    assert_the_classes_are_those_in_the_clear(classes(tmp_path / "p.csv"), run, images)
     owner, data_owner, dealer = (command.text for command in commands)
     assert (owner, dealer) == ("served\n", "dealt\n") and f"{FEW} images: {FEW} predicted" in data_owner
 
