@@ -131,4 +131,4 @@ def _address(text: str) -> Address:
     host, _, port = text.rpartition(":")
     if not host or not port.isdigit() or not 0 < int(port) < 65535:
         raise ConfigError(f"{text!r} is no address; give HOST:PORT, such as 10.0.0.1:7001")
-    return host, int(port)
+    return host.removeprefix("[").removesuffix("]"), int(port)  # IPv6 comes in brackets

@@ -231,6 +231,7 @@ class InferenceSettings(Section):
     )
     pipeline: int = Field(2, ge=1, le=16, description="Batches in their online phase at the same time.")
     key_memory: int = Field(1024, ge=64, description="Keys of one batch that a party holds in memory, in MiB; larger ones are streamed.")
+    timeout: Positive = Field(120.0, description="Seconds without a message that is due, after which a party is given up.")
     model_owner: str = Field(
         "",
         json_schema_extra={"format": "a custom resource of Ray, or label=value"},

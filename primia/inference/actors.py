@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -39,7 +40,7 @@ _UNDER_WAY = 4
 
 
 class PartyActor:
-    """One party. Peers call :meth:`deliver`, each in a concurrency group of its own name, so that its messages keep their order."""
+    """One party. Peers call :meth:`deliver`, each in a concurrency group of its own name, on one thread."""
 
     role: Role
 
@@ -50,14 +51,20 @@ class PartyActor:
         self.mailbox = Mailbox(self.options.key_bytes)
         self.workers = Workers(spec.threads)
         self.aes = backend()
+        self._early: dict[Role, dict[int, Message]] = {peer: {} for peer in Role}
+        self._due = dict.fromkeys(Role, 0)
 
     def connect(self, peers: Mapping[Role, Any]) -> None:
         """Learn how to reach the other two."""
         self.outbox = Outbox(self.role, peers)
 
-    def deliver(self, sender: Role, message: Message) -> None:
-        """Take a message of a peer."""
-        deliver(self.mailbox, sender, message)
+    def deliver(self, sender: Role, number: int, message: Message) -> None:
+        """Take a peer's message of that number, and pass on what is due: Ray promises no order to actors of several threads."""
+        early = self._early[sender]
+        early[number] = message
+        while self._due[sender] in early:
+            deliver(self.mailbox, sender, early.pop(self._due[sender]))
+            self._due[sender] += 1
 
 
 class Outbox:
@@ -67,6 +74,7 @@ class Outbox:
         self._role = role
         self._peers = peers
         self._under_way: dict[Role, deque[Any]] = {peer: deque() for peer in peers}
+        self._numbers = {peer: count() for peer in peers}
         self._last: tuple[Message | None, Any] = (None, None)
 
     def send(self, to: Role, message: Message) -> None:
@@ -81,7 +89,8 @@ class Outbox:
             reference = ray.put(message) if message.kind is Kind.STAGE_KEYS else message
             self._last = (message, reference)
         queue = self._under_way[to]
-        queue.append(self._peers[to].deliver.options(concurrency_group=self._role.name.lower()).remote(self._role, reference))
+        method = self._peers[to].deliver.options(concurrency_group=self._role.name.lower())
+        queue.append(method.remote(self._role, next(self._numbers[to]), reference))
         while len(queue) > _UNDER_WAY:
             try:
                 ray.get(queue.popleft())

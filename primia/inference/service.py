@@ -64,7 +64,7 @@ class ServiceOptions:
 
 def options_of(settings: InferenceSettings) -> ServiceOptions:
     """The options that settings give."""
-    return ServiceOptions(pipeline=settings.pipeline, key_bytes=settings.key_memory * 2**20)
+    return ServiceOptions(settings.pipeline, settings.key_memory * 2**20, settings.timeout)
 
 
 @dataclass

@@ -401,7 +401,7 @@ def _refusal(name: str, what: str) -> str:
     if what == "GroupNorm":
         return (
             f"{name} (GroupNorm): its statistics depend on the image, so it does not fold into the layer before, and encrypted inference "
-            "does not compute them; train with model.normalisation = batch, or without normalisation"
+            "does not compute them; train with model.normalisation = batch"
         )
     return f"{name} ({what}): not supported under encryption; use convolutions, linear layers, BatchNorm, ReLU, max and average pooling"
 

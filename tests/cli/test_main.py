@@ -53,7 +53,7 @@ def exit_code(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> int | st
 def test_help_lists_the_verbs() -> None:
     result = CliRunner().invoke(entry.app, ["--help"])
     assert result.exit_code == 0
-    for verb in ("train", "evaluate", "compare", "report", "data", "config"):
+    for verb in ("train", "evaluate", "infer", "compare", "report", "data", "party", "config"):
         assert f" {verb} " in result.stdout
 
 
