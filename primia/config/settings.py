@@ -123,7 +123,11 @@ class ModelSettings(Section):
     pooling: Literal["max", "avg"] = Field(
         "max", description="Pooling of the stem (resnet18) and between stages (convnet); avg makes encrypted inference cheaper."
     )
-    normalisation: Literal["batch", "group"] = Field("batch", description="Normalisation layers; group keeps no statistics.")
+    normalisation: Literal["batch", "group", "weight"] = Field(
+        "batch",
+        description="batch: BatchNorm; group: GroupNorm, which keeps no statistics; weight: standardised weights instead of a layer, "
+        "for differential privacy and encrypted inference.",
+    )
     pretrained: str = Field(
         "no",
         min_length=1,

@@ -19,6 +19,7 @@ from primia.inference.spec import InferenceSpec
 from primia.mpc.messages import Role
 
 _POLL_S = 0.5
+_OWN_WORDS_S = 3.0
 
 
 def main() -> None:
@@ -63,7 +64,10 @@ class _Watch:
         while waiting:
             ready, waiting = ray.wait(waiting, timeout=_POLL_S)
             for reference in ready:
-                results[roles[reference]] = self._result(roles[reference], reference)
+                try:
+                    results[roles[reference]] = self._result(roles[reference], reference)
+                except PrimiaError as error:
+                    raise self._first_hand(error, {one: roles[one] for one in waiting}) from None
             if progress:
                 self._show()
         return results
@@ -78,6 +82,18 @@ class _Watch:
                 f"the {role.label} died; the keys of batches under way are spent. Images that were done are kept: go on with --resume"
             ) from None
 
+    def _first_hand(self, error: PrimiaError, others: dict[Any, Role]) -> PrimiaError:
+        """The failing party's own error, which says by its kind what to do, where a peer's report of it came first."""
+        if not others or not _is_report(error):
+            return error
+        for reference in ray.wait(list(others), num_returns=len(others), timeout=_OWN_WORDS_S)[0]:
+            try:
+                self._result(others[reference], reference)
+            except PrimiaError as own:
+                if not _is_report(own):
+                    return own
+        return error
+
     def _show(self) -> None:
         try:
             progress = ray.get(self._actors[Role.DATA_OWNER].progress.options(concurrency_group="control").remote(), timeout=_POLL_S)
@@ -86,6 +102,11 @@ class _Watch:
         if progress != self._shown:
             self._shown = progress
             _say("progress", done=progress.done, total=progress.total)
+
+
+def _is_report(error: PrimiaError) -> bool:
+    """Whether a party only repeats what a peer told it, as :func:`primia.inference.service.deliver` words it."""
+    return str(error).startswith(tuple(f"the {role.label} failed: " for role in Role))
 
 
 def _say(event: str, **fields: Any) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from primia.config.settings import ModelSettings
-from primia.models.norm import norm_layer
+from primia.models.norm import convolution, norm_layer
 
 _WIDTHS = (16, 32, 64, 128)
 _SMALLEST_MAP = 4
@@ -23,7 +23,7 @@ class ConvNet(nn.Module):
         layers: list[nn.Module] = []
         size = image_size
         for width in _WIDTHS:
-            layers += [nn.Conv2d(channels, width, 3, padding=1, bias=False), norm_layer(settings.normalisation, width)]
+            layers += [convolution(settings.normalisation, channels, width, 3, padding=1), norm_layer(settings.normalisation, width)]
             if size >= 2 * _SMALLEST_MAP:
                 layers.append(nn.MaxPool2d(2) if settings.pooling == "max" else nn.AvgPool2d(2))
                 size //= 2

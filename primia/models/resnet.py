@@ -6,10 +6,11 @@ from functools import partial
 
 from torch import Tensor, nn
 from torchvision.models import ResNet18_Weights, resnet18
+from torchvision.models.resnet import BasicBlock
 
 from primia.config.settings import ModelSettings
 from primia.errors import ModelError
-from primia.models.norm import norm_layer
+from primia.models.norm import StandardisedConv2d, convolution, norm_layer
 
 _WEIGHTS = ResNet18_Weights.IMAGENET1K_V1
 
@@ -22,7 +23,25 @@ def build_resnet18(settings: ModelSettings, *, classes: int, channels: int) -> n
         nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
     if settings.pooling == "avg":
         model.maxpool = nn.AvgPool2d(3, stride=2, padding=1)
+    if settings.normalisation == "weight":
+        _standardise(model)
     return model
+
+
+def _standardise(model: nn.Module) -> None:
+    """Replace every convolution by one of standardised weights; each residual branch begins at zero, so that variance does not grow."""
+    for module in list(model.modules()):
+        for name, layer in list(module.named_children()):
+            if isinstance(layer, nn.Conv2d):
+                setattr(module, name, _standardised(layer))
+    for module in model.modules():
+        if isinstance(module, BasicBlock) and isinstance(module.conv2, StandardisedConv2d):
+            nn.init.zeros_(module.conv2.gain)
+
+
+def _standardised(layer: nn.Conv2d) -> nn.Conv2d:
+    size, stride, padding = layer.kernel_size[0], layer.stride[0], int(layer.padding[0])
+    return convolution("weight", layer.in_channels, layer.out_channels, size, stride=stride, padding=padding)
 
 
 def imagenet_state() -> dict[str, Tensor]:

@@ -124,6 +124,13 @@ class _Activated:
 _Value = _Wire | _Sum | _Activated
 
 
+class _Tracer(fx.Tracer):
+    """Takes every module that there is a rule for as one operation."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return super().is_leaf_module(m, module_qualified_name) or any(isinstance(m, kind) for kind, _ in _MODULES)
+
+
 class _Reader:
     def __init__(self, model: nn.Module, input_shape: Shape) -> None:
         self.steps: list[Local | RealLayer] = []
@@ -132,7 +139,7 @@ class _Reader:
         self._names: set[str] = set()
         self._input_shape = input_shape
         try:
-            self.graph = fx.Tracer().trace(model.eval())
+            self.graph = _Tracer().trace(model.eval())
         except Exception as error:
             raise ModelError(
                 f"the network cannot be traced for encrypted inference: {error}; its forward must not branch on values"
@@ -233,7 +240,9 @@ def _convolution(reader: _Reader, name: str, node: fx.Node, module: nn.Conv2d) -
     if module.groups != 1 or module.dilation != (1, 1) or module.padding_mode != "zeros" or isinstance(module.padding, str):
         raise ModelError(f"{name} (Conv2d): groups, dilation and other than zero padding by numbers are not supported under encryption")
     window = Window(_pair(module.kernel_size), _pair(module.stride), _pair(module.padding))
-    return _convolved(name, source, module.weight.detach(), module.bias, window)
+    # A convolution whose weights are a function of its parameters says so.
+    effective = getattr(module, "effective_weight", None)
+    return _convolved(name, source, effective().detach() if effective else module.weight.detach(), module.bias, window)
 
 
 def _convolved(name: str, source: _Wire, weight: Tensor, bias: Tensor | None, window: Window) -> _Sum:
@@ -401,7 +410,7 @@ def _refusal(name: str, what: str) -> str:
     if what == "GroupNorm":
         return (
             f"{name} (GroupNorm): its statistics depend on the image, so it does not fold into the layer before, and encrypted inference "
-            "does not compute them; train with model.normalisation = batch"
+            "does not compute them; train with model.normalisation = batch, or weight (standardised weights)"
         )
     return f"{name} ({what}): not supported under encryption; use convolutions, linear layers, BatchNorm, ReLU, max and average pooling"
 

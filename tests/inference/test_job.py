@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from primia.errors import KeyReuseError, ProtocolError
+from primia.errors import DataError, KeyReuseError, ProtocolError
 from primia.inference import job
 from primia.inference.spec import InferenceSpec
 from primia.mpc.messages import Role
@@ -37,7 +37,7 @@ def ray(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
     fake = SimpleNamespace(
         get=get,
-        wait=lambda waiting, timeout: (waiting[:1], waiting[1:]),
+        wait=lambda waiting, num_returns=1, timeout=0.0: (waiting[:num_returns], waiting[num_returns:]),
         init=lambda **options: None,
         exceptions=SimpleNamespace(RayActorError=Died, RayError=Died),
     )
@@ -56,6 +56,14 @@ def test_all_results_are_waited_for(ray: SimpleNamespace) -> None:
 def test_the_first_failure_ends_the_waiting(ray: SimpleNamespace) -> None:
     with pytest.raises(KeyReuseError, match=r"^keys serve once$"):
         job._Watch({}).all({Role.DATA_OWNER: Wrapped("wrapped, with a traceback\nof many lines"), Role.DEALER: Died("later")})
+
+
+def test_the_failing_party_is_heard_before_those_that_report_it(ray: SimpleNamespace) -> None:
+    report, own = ProtocolError("the data owner failed: no images here"), DataError("no images here")
+    with pytest.raises(DataError, match=r"^no images here$"):
+        job._Watch({}).all({Role.MODEL_OWNER: report, Role.DEALER: "dealt", Role.DATA_OWNER: own})
+    with pytest.raises(ProtocolError, match=r"^the data owner failed: no images here$"):
+        job._Watch({}).all({Role.MODEL_OWNER: report, Role.DATA_OWNER: "late"})
 
 
 def test_a_party_that_died_is_named_with_the_way_on(ray: SimpleNamespace) -> None:

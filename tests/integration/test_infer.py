@@ -26,7 +26,7 @@ from primia.data.export import demo_tree
 pytestmark = pytest.mark.integration
 
 Start = Callable[..., Any]
-MANY, FEW = 800, 5
+MANY, FEW = 500, 5
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from primia.models.convnet import ConvNet
 
 
 @pytest.mark.parametrize("image_size", [8, 13, 28, 64])
-@pytest.mark.parametrize("normalisation", ["batch", "group"])
+@pytest.mark.parametrize("normalisation", ["batch", "group", "weight"])
 @pytest.mark.parametrize("pooling", ["max", "avg"])
 def test_takes_any_input_size(image_size: int, normalisation: str, pooling: str) -> None:
     settings = ModelSettings.model_validate({"normalisation": normalisation, "pooling": pooling})

@@ -23,7 +23,7 @@ def test_is_torchvisions_network() -> None:
 
 
 @pytest.mark.parametrize("pooling", ["max", "avg"])
-@pytest.mark.parametrize("normalisation", ["batch", "group"])
+@pytest.mark.parametrize("normalisation", ["batch", "group", "weight"])
 def test_takes_grey_images_of_the_smallest_size(pooling: str, normalisation: str) -> None:
     assert build(1, pooling=pooling, normalisation=normalisation)(torch.zeros(2, 1, 32, 32)).shape == (2, 3)
 
@@ -50,3 +50,10 @@ def test_a_download_that_fails_names_the_file_option(monkeypatch: pytest.MonkeyP
         ModelError, match=r"weights\.invalid/resnet18\.pth cannot be downloaded \(no route to host\).*model\.pretrained = FILE"
     ):
         imagenet_state()
+
+
+def test_standardised_weights_begin_with_residual_branches_at_zero() -> None:
+    model = build(normalisation="weight")
+    assert not any(isinstance(module, nn.BatchNorm2d | nn.GroupNorm) for module in model.modules())
+    gains = [module.gain for name, module in model.named_modules() if name.endswith("conv2")]
+    assert len(gains) == 8 and not any(bool(gain.any()) for gain in gains)  # type: ignore[operator, union-attr]

@@ -238,6 +238,12 @@ def test_reading_changes_no_weights() -> None:
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
 
 
+@pytest.mark.parametrize("name", ["convnet", "resnet18"])
+def test_standardised_weights_are_convolutions_like_any(name: str) -> None:
+    model = build_model(ModelSettings(name=name, normalisation="weight"), classes=3, channels=3, image_size=32, seed=0)
+    read_and_compared(model, (3, 32, 32))
+
+
 # --- what is refused ---------------------------------------------------------------------------------------------
 
 
