@@ -288,6 +288,8 @@ def _run_inference_job(
 
     folder = (run.path if isinstance(run, Run) else Path(run)).resolve()
     RunFolder.open(folder)
+    if options.address is None:
+        _check_inputs(folder, fields.get("data"))
     spec = InferenceSpec(
         run=folder,
         inference=load_config(folder / "config.ini", options.overrides).inference,
@@ -305,6 +307,16 @@ def _run_inference_job(
         with local_head(store_bytes=_INFERENCE_STORE_BYTES) as head:
             run_job([sys.executable, *command], address=head.dashboard_url, environment=head.environment, on_line=events.line)
     return events.result()
+
+
+def _check_inputs(run: Path, data: Path | None) -> None:
+    """Raise what the parties would raise half a minute later, where run and images lie on this machine."""
+    from primia.inference.images import find_images
+    from primia.models.file import load_model
+
+    card = load_model(run)[1]
+    if data:
+        find_images(data, classes=card.classes, channels=card.channels, image_size=card.image_size)
 
 
 class _JobEvents:
