@@ -1,17 +1,18 @@
 """Encrypted inference against its aims: comparisons, one image, a stream of images, MNIST's network, and the oracle.
 
     pip install sycret                                                # optional: the anchor for comparisons
-    python experiments/benchmarks/encrypted_inference.py [--run RUN --data DIR] [--images 16]
+    python experiments/benchmarks/encrypted_inference.py [--run RUN --data DIR] [--agreement 500]
 
 ResNet-18 at 224 x 224, three channels, three classes, all parties as Ray actors on this machine. Without a run its weights are random and
-its images are the demonstration's. ``online`` is from the data owner's first byte to its result, one batch under way; ``throughput`` is
-all images, keys included, two batches under way. The WAN figure is computed from counted bytes and exchanges. Ends with one line of JSON.
+its images are the demonstration's. ``online_s_per_batch`` is from the data owner's first byte to its result, with keys made ahead of time;
+``throughput`` is all images, keys included, two batches under way. Actors run at the usual priority, not at Ray's nice 15. The WAN figure is computed from counted bytes and exchanges. Ends with one line of JSON.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -29,11 +30,13 @@ import torch
 from primia.cluster.session import ray_session
 from primia.config.reader import dump_config
 from primia.config.settings import InferenceSettings, Settings
+from primia.data.decode import decode
 from primia.data.statistics import Normalisation
 from primia.inference import job
 from primia.inference.model import compile_run
+from primia.inference.service import Mode
 from primia.inference.spec import InferenceSpec
-from primia.models.file import ModelCard, save_model
+from primia.models.file import ModelCard, load_model, save_model
 from primia.models.registry import build_model
 from primia.mpc.aes import fresh_seed
 from primia.mpc.compiler import Compiled
@@ -45,8 +48,9 @@ from primia.mpc.keys import BatchKeys
 from primia.mpc.local import run_together
 from primia.mpc.messages import Message, Role
 from primia.mpc.model_owner import ModelOwner
-from primia.mpc.oracle import batch_rounding
+from primia.mpc.oracle import batch_rounding, random_rounding
 from primia.mpc.workers import Workers
+from primia.training.images import normalise_
 
 COMPARISONS = 2**18
 WAN_BYTES_S, WAN_ROUND_TRIP_S = 100e6 / 8, 0.04
@@ -146,17 +150,63 @@ class PeakMemory:
             for process in psutil.process_iter(["name", "cmdline", "memory_info"]):
                 command = " ".join(process.info["cmdline"] or [])
                 if command.startswith("ray::") and "Actor" in command and process.info["memory_info"]:
-                    name = command.split(".")[0].removeprefix("ray::")
+                    name = command.split(".")[0].removeprefix("ray::").strip()
                     self.bytes[name] = max(self.bytes.get(name, 0), process.info["memory_info"].rss)
 
 
-def over_ray(run: Path, data: Path, calibration: Path | None, pipeline: int, output: Path) -> dict[str, Any]:
-    """The job's summary for all images at ``data``."""
-    settings = InferenceSettings(pipeline=pipeline)
-    spec = InferenceSpec(run=run, data=data, output=output, inference=settings, threads=psutil.cpu_count() or 1, calibration=calibration)
-    with PeakMemory() as memory, ray_session(store_bytes=STORE_BYTES):
-        summary: dict[str, Any] = job.run(spec)["summary"]
-    return {**summary["encrypted"], "seconds": summary["seconds"], "setup_s": summary["setup_seconds"], "peak_bytes": memory.bytes}
+class Bench:
+    """Jobs on a Ray cluster of their own, for one run folder."""
+
+    def __init__(self, run: Path, calibration: Path | None, folder: Path) -> None:
+        self._run, self._calibration, self._folder = run, calibration, folder
+
+    def stream(self, data: Path, pipeline: int = 2) -> dict[str, Any]:
+        """Keys made while images are under way."""
+        return self._jobs(data, pipeline, None)
+
+    def online(self, data: Path) -> dict[str, Any]:
+        """Keys made before, so that nothing else runs; one batch under way."""
+        keys = self._folder / f"keys-{self._run.name}"
+        try:
+            return self._jobs(data, 1, keys)
+        finally:
+            shutil.rmtree(keys, ignore_errors=True)
+
+    def _jobs(self, data: Path, pipeline: int, keys: Path | None) -> dict[str, Any]:
+        common = {
+            "run": self._run,
+            "inference": InferenceSettings(pipeline=pipeline),
+            "threads": psutil.cpu_count() or 1,
+            "calibration": self._calibration,
+            "keys": keys,
+        }
+        output = self._folder / f"{self._run.name}-{pipeline}.csv"
+        with PeakMemory() as memory, ray_session(store_bytes=STORE_BYTES):
+            if keys:
+                job.run(InferenceSpec(mode=Mode.PREPARE, preprocess=len(list(data.iterdir())), **common))
+            mode = Mode.CONSUME if keys else Mode.STREAM
+            summary: dict[str, Any] = job.run(InferenceSpec(mode=mode, data=data, output=output, **common))["summary"]
+        rate = summary["images"] / (summary["seconds"] - summary["setup_seconds"])
+        return {**summary["encrypted"], "images_per_s": rate, "peak_bytes": memory.bytes}
+
+
+def agreement(run: Path, calibration: Path | None, data: Path, count: int) -> dict[str, float]:
+    """The integer oracle, which the secure result equals, against the model in floating point, on ``count`` images."""
+    model, card = load_model(run)
+    compiled = compile_run(run, calibration, InferenceSettings(), Workers(2))
+    oracle, same, largest, flagged = compiled.oracle(Workers(2)), 0, 0.0, 0
+    files = sorted(path for path in data.rglob("*") if path.suffix.lower() in (".png", ".jpg", ".jpeg"))
+    chosen = [files[int(number)] for number in np.linspace(0, len(files) - 1, count)]
+    for first in range(0, count, 4):
+        pixels = np.stack([decode(path, channels=card.channels, image_size=card.image_size) for path in chosen[first : first + 4]])
+        images = normalise_(torch.from_numpy(pixels).float().div_(255), card.normalisation)
+        with torch.inference_mode():
+            expected = model(images).numpy()
+        found = oracle.run(compiled.encoded(images), random_rounding(fresh_seed()))
+        same += int((found.outputs.argmax(1) == expected.argmax(1)).sum())
+        largest = max(largest, float(np.abs(found.outputs - expected).max()))
+        flagged += bool(found.out_of_range)
+    return {"images": count, "same_class": same, "largest_error_of_a_logit": largest, "batches_out_of_range": flagged}
 
 
 def equals_oracle(compiled: Compiled, image: torch.Tensor) -> bool:
@@ -212,7 +262,7 @@ def measured(arguments: argparse.Namespace, folder: Path) -> Iterator[tuple[str,
     yield "comparison_15_bits", comparisons(15)
     yield "sycret", sycret()
     source = arguments.data or demo_images(folder / "demo", 224, 24)
-    few, many = copies(source, folder / "few", 5), copies(source, folder / "many", arguments.images)
+    few, many = copies(source, folder / "few", 6), copies(source, folder / "many", arguments.images)
     maxima = arguments.run or random_run(folder / "max", "resnet18", "max", 3, 224, few)
     calibration = None if arguments.run else copies(source, folder / "calibration", 16)
     average = repooled(maxima, folder / "average", "avg")
@@ -220,21 +270,24 @@ def measured(arguments: argparse.Namespace, folder: Path) -> Iterator[tuple[str,
     generator = torch.Generator().manual_seed(3)
     yield "equals_oracle", all(equals_oracle(compiled, torch.randn(1, 3, 224, 224, generator=generator) * 0.5) for _ in range(3))
     for name, run in (("max", maxima), ("avg", average)):
-        one = over_ray(run, few, calibration, 1, folder / f"{name}.csv")
+        one = Bench(run, calibration, folder).online(few)
         yield f"resnet18_{name}", one | {"wan_s": wan_s(one, one["online_s_per_batch"])}
-    stream = over_ray(maxima, many, calibration, 2, folder / "many.csv")
-    yield "throughput", stream | {"images_per_s": stream["images"] / (stream["seconds"] - stream["setup_s"])}
+    yield "throughput", Bench(maxima, calibration, folder).stream(many)
     digits = random_run(folder / "digits", "convnet", "max", 1, 28, few)
-    batches = over_ray(digits, copies(demo_images(folder / "small", 28, 48), folder / "small-flat", 128), few, 2, folder / "digits.csv")
+    batches = Bench(digits, few, folder).online(copies(demo_images(folder / "small", 28, 60), folder / "small-flat", 128))
     yield "mnist_convnet", batches | {"online_ms_per_image": 1000 * batches["online_s_per_batch"] / batches["batch_images"]}
+    if arguments.agreement:
+        yield "agreement", agreement(maxima, calibration, source, arguments.agreement)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--run", type=Path, help="run folder of a ResNet-18 at 224 pixels with three channels")
     parser.add_argument("--data", type=Path, help="images for it")
-    parser.add_argument("--images", type=int, default=16)
+    parser.add_argument("--images", type=int, default=16, help="images of the throughput")
+    parser.add_argument("--agreement", type=int, default=0, help="images on which the oracle is compared with floating point")
     arguments = parser.parse_args()
+    os.environ["RAY_worker_niceness"] = "0"
     results: dict[str, object] = {"aes": backend().name, "cores": psutil.cpu_count()}
     with tempfile.TemporaryDirectory(prefix="primia-") as name:
         for key, value in measured(arguments, Path(name)):
