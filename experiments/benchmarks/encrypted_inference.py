@@ -3,9 +3,10 @@
     pip install sycret                                                # optional: the anchor for comparisons
     python experiments/benchmarks/encrypted_inference.py [--run RUN --data DIR] [--agreement 500]
 
-ResNet-18 at 224 x 224, three channels, three classes, all parties as Ray actors on this machine. Without a run its weights are random and
-its images are the demonstration's. ``online_s_per_batch`` is from the data owner's first byte to its result, with keys made ahead of time;
-``throughput`` is all images, keys included, two batches under way. Actors run at the usual priority, not at Ray's nice 15. The WAN figure is computed from counted bytes and exchanges. Ends with one line of JSON.
+ResNet-18 at 224 x 224, three channels, three classes, all parties as Ray actors on this machine. Without a run its weights are
+random and its images are the demonstration's. ``online_s_per_batch`` is from the data owner's first byte to its result, with keys
+made ahead of time; ``throughput`` is all images, keys included, two batches under way. Actors run at the usual priority, not at
+Ray's nice 15. The WAN figure is computed from counted bytes and exchanges. Ends with one line of JSON.
 """
 
 from __future__ import annotations
@@ -287,7 +288,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=16, help="images of the throughput")
     parser.add_argument("--agreement", type=int, default=0, help="images on which the oracle is compared with floating point")
     arguments = parser.parse_args()
-    os.environ["RAY_worker_niceness"] = "0"
+    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112  # as Ray spells it
     results: dict[str, object] = {"aes": backend().name, "cores": psutil.cpu_count()}
     with tempfile.TemporaryDirectory(prefix="primia-") as name:
         for key, value in measured(arguments, Path(name)):

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from primia.api import EncryptedOptions
 
+_BATCH_SIZE = 32
 _DEFAULT_OUTPUT = Path("predictions.csv")
 
 
@@ -26,7 +27,9 @@ def infer(
         Path | None, typer.Option("--output", "-o", help=f"File to write: .csv, .json or .parquet. [default: {_DEFAULT_OUTPUT}]")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file where it exists.")] = False,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images that go through the network together, in the clear.")] = 32,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Images that go through the network together, in the clear. [default: 32]")
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON document and nothing else; a file is written only with --output.")
     ] = False,
@@ -64,13 +67,17 @@ def infer(
         raise ConfigError("no images: give them with --data DIR")
     if not encrypted and (keys or resume or address or calibration or check):
         raise ConfigError("--keys, --resume, --address, --calibration and --check are of encrypted inference; add --encrypted")
+    if encrypted and batch_size:
+        raise ConfigError("--batch-size is of inference in the clear; encrypted batches follow from the size of their keys")
+    if as_json and check:
+        raise ConfigError("--check prints, and --json prints nothing else; leave one out")
     if as_json:
         _json(run, data, output, overwrite, batch_size, options if encrypted else None)
         return
     target = output or _DEFAULT_OUTPUT
     if not encrypted:
         with transfer_progress(console) as show:
-            predictions = api.infer(run, data, output=target, overwrite=overwrite, batch_size=batch_size, on_progress=show)
+            predictions = api.infer(run, data, output=target, overwrite=overwrite, batch_size=batch_size or _BATCH_SIZE, on_progress=show)
         summary: dict[str, Any] = predictions.summary()
     else:
         with job_progress(console) as on_event:
@@ -95,7 +102,7 @@ def _prepare(console: Console, run: Path, images: int, keys: Path | None, option
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def _json(run: Path, data: Path, output: Path | None, overwrite: bool, batch_size: int, options: EncryptedOptions | None) -> None:
+def _json(run: Path, data: Path, output: Path | None, overwrite: bool, batch_size: int | None, options: EncryptedOptions | None) -> None:
     import json
     import tempfile
 
@@ -103,7 +110,7 @@ def _json(run: Path, data: Path, output: Path | None, overwrite: bool, batch_siz
     from primia.inference.output import to_json
 
     if options is None:
-        typer.echo(to_json(api.infer(run, data, output=output, overwrite=overwrite, batch_size=batch_size)), nl=False)
+        typer.echo(to_json(api.infer(run, data, output=output, overwrite=overwrite, batch_size=batch_size or _BATCH_SIZE)), nl=False)
         return
     with tempfile.TemporaryDirectory(prefix="primia-") as folder:
         target = output or Path(folder) / "predictions.json"

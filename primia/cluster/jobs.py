@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import http.client
 import json
+import logging
 import os
 import secrets
 import shlex
@@ -256,6 +257,8 @@ def _client(url: str, token: str | None) -> JobSubmissionClient:
     from ray.exceptions import RayError
     from ray.job_submission import JobSubmissionClient
 
+    # It tells of a connection that closed, which the one line of the error says better.
+    logging.getLogger("ray.dashboard.modules.job.sdk").setLevel(logging.ERROR)
     try:
         with _CLIENT_LOCK, _environment({"RAY_API_SERVER_ADDRESS": url}):
             return JobSubmissionClient(url, headers=_headers(token))

@@ -99,7 +99,7 @@ class Outbox:
             except PrimiaError as error:
                 raise (getattr(error, "cause", None) or error) from None
             except ray.exceptions.RayActorError:
-                raise ProtocolError(f"the {to.label} died") from None
+                raise ProtocolError(f"the {to.label} died; images that were done are kept: go on with --resume") from None
 
 
 class DealerActor(PartyActor):

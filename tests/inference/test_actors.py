@@ -85,7 +85,11 @@ def test_what_both_are_told_is_stored_once(waited: list[Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "kind", "words"), [(Died("x"), ProtocolError, "the data owner died"), (Reused("wrapped"), KeyReuseError, "keys serve once")]
+    ("error", "kind", "words"),
+    [
+        (Died("x"), ProtocolError, "the data owner died; images that were done are kept: go on with --resume"),
+        (Reused("wrapped"), KeyReuseError, "keys serve once"),
+    ],
 )
 def test_a_peer_that_fails_is_one_line(waited: list[Any], error: Exception, kind: type[Exception], words: str) -> None:
     outbox = Outbox(Role.DEALER, {Role.DATA_OWNER: Peer(error)})

@@ -8,7 +8,6 @@ import os
 import signal
 import socket
 import sqlite3
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -17,27 +16,39 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import primia
 from primia.cluster.head import local_head
+from primia.config.reader import dump_config
 from primia.data.demo import demo_catalogue
 from primia.data.export import demo_tree
+from primia.data.statistics import Normalisation
+from primia.models.file import ModelCard, save_model
+from primia.models.flat import FlatSpec
+from primia.models.registry import build_model
 
 pytestmark = pytest.mark.integration
 
 Start = Callable[..., Any]
-MANY, FEW = 500, 5
+MANY, FEW = 320, 5
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small demonstration run."""
-    folder = tmp_path_factory.mktemp("runs")
-    sets = ["data.demo_images=60", "data.image_size=32", "federation.rounds=2", "training.batch_size=8"]
-    command = [sys.executable, "-m", "primia.cli.main", "train", "--output", str(folder), "--name", "demo"]
-    done = subprocess.run([*command, *(item for text in sets for item in ("--set", text))], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return folder / "demo"
+    """A run folder as training leaves it, with a network that has seen nothing but noise; it calibrates on the demonstration's images."""
+    folder = tmp_path_factory.mktemp("runs") / "noise"
+    folder.mkdir()
+    sets = ["data.demo_images=24", "data.image_size=32", f"run.output={folder.parent}"]
+    settings = primia.load_config(overrides=sets)
+    (folder / "config.ini").write_text(dump_config(settings))
+    model = build_model(settings.model, classes=3, channels=1, image_size=32, seed=1).train()
+    with torch.no_grad():
+        model(torch.randn(32, 1, 32, 32, generator=torch.Generator().manual_seed(0)))
+    flat = FlatSpec.of(model)
+    card = ModelCard(settings.model, ("bacterial", "normal", "viral"), 1, 32, Normalisation((0.4,), (0.3,)), True, "noise", {})
+    save_model(folder, card, flat.state_dict(flat.parameters(model), flat.buffers(model)))
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +125,7 @@ def address(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         yield head.dashboard_url
 
 
+@pytest.mark.slow
 def test_keys_made_ahead_are_used_once(primia_ray: Start, address: str, run: Path, flat: Path, tmp_path: Path) -> None:
     keys, images = tmp_path / "keys", few(flat, tmp_path / "few")
     made = primia_ray("infer", str(run), "--preprocess", str(FEW), "--keys", str(keys), "--address", address)
