@@ -161,10 +161,18 @@ def job(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     return found
 
 
+def one_file(folder: Path) -> Path:
+    """A flat folder with a file that is an image by its name."""
+    folder.mkdir()
+    (folder / "a.png").touch()
+    return folder
+
+
 def test_an_encrypted_inference_is_a_job_with_absolute_paths(
     finished: Path, tmp_path: Path, job: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    one_file(tmp_path / "flat")
     job.lines = [json.dumps({"event": "done", "summary": {"images": 2}, "files": {}, "plan": {}})]
     options = api.EncryptedOptions(calibration=Path("own"), overrides=("inference.spare_bits=3",))
     assert primia.infer_encrypted(primia.Run(finished), "flat", output="p.csv", options=options) == {"images": 2}
@@ -195,14 +203,15 @@ def test_keys_are_made_by_a_job(finished: Path, tmp_path: Path, job: SimpleNames
 
 def test_what_cannot_be_is_refused_before_a_cluster_starts(finished: Path, tmp_path: Path, job: SimpleNamespace) -> None:
     (tmp_path / "p.csv").write_text("precious")
+    flat = one_file(tmp_path / "flat")
     with pytest.raises(RunError, match="--overwrite"):
-        primia.infer_encrypted(finished, tmp_path, output=tmp_path / "p.csv")
+        primia.infer_encrypted(finished, flat, output=tmp_path / "p.csv")
     with pytest.raises(RunError):
-        primia.infer_encrypted(tmp_path / "no run", tmp_path, output=tmp_path / "q.csv")
+        primia.infer_encrypted(tmp_path / "no run", flat, output=tmp_path / "q.csv")
+    with pytest.raises(DataError, match="no such folder"):
+        primia.infer_encrypted(finished, tmp_path / "nothing", output=tmp_path / "q.csv")
     with pytest.raises(ConfigError, match=r"inference\.pipeline"):
-        primia.infer_encrypted(
-            finished, tmp_path, output=tmp_path / "q.csv", options=api.EncryptedOptions(overrides=("inference.pipeline=0",))
-        )
+        primia.infer_encrypted(finished, flat, output=tmp_path / "q.csv", options=api.EncryptedOptions(overrides=("inference.pipeline=0",)))
     assert job.heads == 0
 
 
