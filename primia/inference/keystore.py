@@ -6,6 +6,7 @@ import json
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -71,6 +72,7 @@ class KeyStore:
         if not (folder / _SETUP).exists():
             raise ProtocolError(f"{folder} holds no keys; make some first: primia-ray infer RUN --encrypted --preprocess N --keys DIR")
         store._setup()
+        store._clear()
         return store
 
     @property
@@ -113,9 +115,18 @@ class KeyStore:
         if not marked:
             raise KeyReuseError(f"{self.folder}: the keys of batch {batch:016x} were used before or never made; keys serve once")
         try:
-            yield BatchKeys(batch, read_messages(self._file(batch)))
+            records = read_messages(self._file(batch))
+            # The file is mapped from its first record on, and may then vanish from the folder.
+            yield BatchKeys(batch, chain([next(records)], records))
         finally:
             self._file(batch).unlink(missing_ok=True)
+
+    def _clear(self) -> None:
+        """Delete what a process that was killed has left of keys that are marked used."""
+        with self._ledger() as ledger:
+            rows = ledger.execute("SELECT id FROM batches WHERE used = 1").fetchall()
+        for (name,) in rows:
+            self._file(int(name, 16)).unlink(missing_ok=True)
 
     def _file(self, batch: int) -> Path:
         return self.folder / f"{batch:016x}.keys"
@@ -126,7 +137,8 @@ class KeyStore:
         path = self.folder / _LEDGER
         try:
             with closing(sqlite3.connect(path, timeout=30.0)) as ledger, ledger:
-                ledger.execute("PRAGMA synchronous = FULL")
+                # EXTRA also syncs the folder: a journal that comes back after a power cut would undo the mark.
+                ledger.execute("PRAGMA synchronous = EXTRA")
                 yield ledger
         except sqlite3.Error as error:
             raise ProtocolError(f"{path} cannot be used ({error}); without it no key may be: make fresh ones in another folder") from None

@@ -44,7 +44,7 @@ def batch_size(program: Program) -> int:
 
 
 class Journal:
-    """Outputs so far, a line an image, so that an inference that broke off redoes only what is missing."""
+    """Outputs so far, a line an image, so that an inference that broke off redoes only what is missing; for this user alone."""
 
     def __init__(self, path: Path, about: dict[str, str], *, resume: bool) -> None:
         self.path = path
@@ -52,7 +52,10 @@ class Journal:
         if resume and path.exists():
             self._read(about)
         else:
-            path.write_text(json.dumps(about) + "\n")
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            path.unlink(missing_ok=True)
+            with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+                file.write(json.dumps(about) + "\n")
 
     def add(self, name: str, outcome: Outcome) -> None:
         """Write down what became of an image."""

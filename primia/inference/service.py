@@ -173,9 +173,11 @@ class Party:
             yield
         except BaseException as error:
             text = str(error) if isinstance(error, PrimiaError) else f"{type(error).__name__}: {error}"
+            # The data owner's own words may name files, folders and patients, which are for nobody else.
+            told = f"{type(error).__name__}, see its own log" if self.role is Role.DATA_OWNER else text
             for peer in peers:
                 with suppress(Exception):  # it may be the one that is gone
-                    self._send(peer, Message(Kind.FAILED, 0, 0, (np.frombuffer(text.encode(), np.uint8),)))
+                    self._send(peer, Message(Kind.FAILED, 0, 0, (np.frombuffer(told.encode(), np.uint8),)))
             self._mailbox.fail(ProtocolError(text))
             raise
 

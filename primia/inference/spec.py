@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
@@ -38,4 +37,4 @@ class InferenceSpec(BaseModel):
         if not self.fetch:
             return self.output.with_name(f".{self.output.name}.partial")
         number = hashlib.sha256(f"{self.run} {self.data} {self.output}".encode()).hexdigest()[:16]
-        return Path(tempfile.gettempdir()) / f"primia-{number}.partial"
+        return Path.home() / ".cache" / "primia" / f"{number}.partial"

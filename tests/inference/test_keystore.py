@@ -102,12 +102,22 @@ def test_keys_used_twice_are_refused(store: KeyStore, tmp_path: Path, reopened: 
 def test_keys_are_spent_before_the_first_is_read_whatever_happens_then(store: KeyStore) -> None:
     file = fill(store)
     with pytest.raises(ZeroDivisionError), store.taking(BATCH) as keys:
-        assert KeyStore.open(store.folder).ready() == [] and file.exists()
+        assert KeyStore.open(store.folder).ready() == []
         keys.take(Kind.STAGE_KEYS, 0, SHAPES)
         raise ZeroDivisionError
     assert not file.exists()
     with pytest.raises(KeyReuseError), store.taking(BATCH):
         pytest.fail("taken twice")
+
+
+def test_what_a_killed_process_left_of_used_keys_is_deleted(store: KeyStore) -> None:
+    file = fill(store)
+    copy = file.read_bytes()
+    with store.taking(BATCH):
+        pass
+    file.write_bytes(copy)
+    KeyStore.open(store.folder)
+    assert not file.exists()
 
 
 def test_keys_that_were_never_made_are_refused(store: KeyStore) -> None:

@@ -270,5 +270,10 @@ def test_an_inference_without_images_ends_the_others(office: Make, tmp_path: Pat
     with pytest.raises(Exception, match="no images here"):
         infer_images(here.data_owner, Mode.STREAM, Inference.beside(tmp_path, tmp_path / "p.csv", resume=False), print, 0.0)
     for role in (Role.MODEL_OWNER, Role.DEALER):
-        with pytest.raises(ProtocolError, match=r"the data owner failed: .*no images here"):
+        with pytest.raises(ProtocolError, match=r"^the data owner failed: DataError, see its own log$"):
             here.ended(role)
+
+
+def test_a_journal_is_for_this_user_alone(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "folder" / "j", {"plan": "p"}, resume=False)
+    assert journal.path.stat().st_mode & 0o777 == 0o600 and journal.path.parent.stat().st_mode & 0o777 == 0o700

@@ -194,7 +194,7 @@ def test_a_party_that_fails_ends_the_others_with_its_words(
 
 
 @pytest.mark.parametrize("procedure", ["infer", "preprocess"])
-def test_a_data_owner_that_fails_ends_the_others_with_its_words(
+def test_a_data_owner_that_fails_ends_the_others_without_its_words(
     office: Make, compiled: Compiled, kit: SimpleNamespace, procedure: str
 ) -> None:
     here = office(timeout_s=10 * SOON_S)
@@ -202,7 +202,7 @@ def test_a_data_owner_that_fails_ends_the_others_with_its_words(
     with pytest.raises(ModelError, match=r"^weights eaten by mice$"), here.data_owner.telling(OTHERS):
         led(here).request(compiled.encoded(images_of(kit, 1))).result(SOON_S)
     for role in OTHERS:
-        with pytest.raises(ProtocolError, match=r"^the data owner failed: weights eaten by mice$"):
+        with pytest.raises(ProtocolError, match=r"^the data owner failed: \w+, see its own log$"):
             here.ended(role)
 
 
@@ -211,7 +211,7 @@ def test_an_error_of_ours_is_told_with_its_kind(office: Make) -> None:
     with pytest.raises(ZeroDivisionError), here.data_owner.telling(OTHERS):
         led(here)
         raise ZeroDivisionError("by zero")
-    with pytest.raises(ProtocolError, match=r"^the data owner failed: ZeroDivisionError: by zero$"):
+    with pytest.raises(ProtocolError, match=r"^the data owner failed: ZeroDivisionError, see its own log$"):
         here.ended(Role.DEALER)
 
 
@@ -244,7 +244,7 @@ def test_a_party_that_goes_silent_ends_all(
     ):
         led(here).request(compiled.encoded(images_of(kit, 1))).result(SOON_S)
     for role in OTHERS:
-        with pytest.raises(ProtocolError, match=r"sent nothing for 0\.5 s"):
+        with pytest.raises(ProtocolError, match=r"sent nothing for 0\.5 s|the data owner failed: ProtocolError"):
             here.ended(role)
 
 

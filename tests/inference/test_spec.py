@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 
 import pytest
@@ -46,7 +45,7 @@ def test_the_journal_lies_beside_an_output_on_the_same_node() -> None:
 def test_the_journal_of_an_output_that_is_fetched_is_found_again_and_is_its_own() -> None:
     first = spec(output=Path("/out/p.csv"), data=Path("/a"), fetch=True)
     assert first.journal == spec(output=Path("/out/p.csv"), data=Path("/a"), fetch=True, resume=True).journal
-    assert first.journal.parent == Path(tempfile.gettempdir())
+    assert first.journal.parent == Path.home() / ".cache" / "primia"
     others = [{"data": Path("/b")}, {"output": Path("/out/q.csv")}, {"run": Path("/runs/b")}]
     given = {"output": Path("/out/p.csv"), "data": Path("/a"), "fetch": True}
     assert len({first.journal, *(spec(**given | other).journal for other in others)}) == 4
