@@ -207,5 +207,7 @@ def test_three_processes_and_the_dealer_is_killed(primia_ray: Start, certificate
     assert [command.wait(20) for command in (owner, data_owner)] == [9, 9], (owner.text, data_owner.text)
     assert time.monotonic() - begun < 10
     for command in (owner, data_owner):
-        assert command.text.startswith("error: ") and command.text.count("\n") == 1 and "dealer" in command.text
+        assert command.text.startswith("error: ") and command.text.count("\n") == 1
+    # The model owner may hear of it from the data owner first, which tells no more than that it failed.
+    assert "dealer" in data_owner.text and ("dealer" in owner.text or "the data owner failed" in owner.text)
     assert 0 < lines_of(journal) < MANY and not (tmp_path / "p.csv").exists()
