@@ -29,7 +29,7 @@ from primia.mpc.compiler import encode_images
 from primia.mpc.messages import Phase, Role
 from primia.mpc.program import Program
 from primia.mpc.ring import Ring
-from primia.training.images import normalise_
+from primia.training.images import as_unit, normalise_
 
 Outcome = NDArray[np.float64] | Failure
 """An image's outputs, or why it has none."""
@@ -158,7 +158,7 @@ class Lead:
             waiting.append((indices, self._service.submit(batch.batch, self._encoded(pixels + blank))))
 
     def _encoded(self, pixels: list[NDArray[np.uint8]]) -> Ring:
-        images = normalise_(torch.from_numpy(np.stack(pixels)).float().div_(255), self._normalisation)
+        images = normalise_(as_unit(torch.from_numpy(np.stack(pixels))), self._normalisation)
         return encode_images(self._service.program, images.numpy())
 
     def _gather(self, missing: deque[int], size: int) -> tuple[list[int], list[NDArray[np.uint8]]]:

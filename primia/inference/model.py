@@ -26,7 +26,7 @@ from primia.mpc.dpf import Backend
 from primia.mpc.estimate import estimate, measure_rates
 from primia.mpc.program import Program
 from primia.mpc.workers import Workers
-from primia.training.images import normalise_
+from primia.training.images import as_unit, normalise_
 
 CALIBRATION_IMAGES = 32
 
@@ -150,4 +150,4 @@ def _validation_images(run: Path, card: ModelCard) -> Tensor:
 
 
 def _unit(pixels: NDArray[np.uint8]) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(pixels)).float().div_(255)
+    return as_unit(torch.from_numpy(pixels))

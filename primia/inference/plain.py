@@ -19,7 +19,7 @@ from primia.data.statistics import Normalisation
 from primia.errors import ConfigError
 from primia.inference.images import InferenceImages
 from primia.inference.predictions import Failure
-from primia.training.images import normalise_
+from primia.training.images import as_unit, normalise_
 
 _AHEAD = 1
 """Batches that are decoded while the network has another."""
@@ -75,8 +75,7 @@ def _fill(model: nn.Module, normalisation: Normalisation, first: int, batch: lis
     )
     if readable:
         pixels = torch.from_numpy(np.stack(list(readable.values())))
-        inputs = pixels.to(torch.float32, memory_format=torch.channels_last).div_(255)
-        outputs.logits[list(readable)] = model(normalise_(inputs, normalisation)).numpy()
+        outputs.logits[list(readable)] = model(normalise_(as_unit(pixels), normalisation)).numpy()
 
 
 def _decoded(images: InferenceImages, batch_size: int) -> Generator[list[_Decoded], None, None]:

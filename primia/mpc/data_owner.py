@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from primia.mpc.dpf import Backend
-from primia.mpc.keys import BatchKeys, Keep, stage_key_shapes
+from primia.mpc.keys import BATCH_SHAPES, BatchKeys, Keep, stage_key_shapes
 from primia.mpc.linear import Weights, Wires, layer_sum
 from primia.mpc.messages import Kind, Message, Procedure, Role, Send, expect
 from primia.mpc.party import ComparingParty, bits_shape, pack_bits, packed_shape, unpack_bits
@@ -17,8 +17,6 @@ from primia.mpc.ring import Ring, mask_of, pack, signed, unpack
 from primia.mpc.seeds import Purpose, Seeds, as_seed
 from primia.mpc.stages import Walk, walk
 from primia.mpc.workers import Workers
-
-_SEEDS = ((np.uint8, (16,)), (np.uint8, (16,)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +47,7 @@ class DataOwner(ComparingParty):
     def preprocess(self, batch: int, images: int, keep: Keep) -> Procedure[None]:
         """Take the batch's keys from the dealer, and give the model owner what takes the masks out of its sums."""
         program = self.program
-        start = yield from expect(Role.DEALER, Kind.BATCH, batch, 0, _SEEDS)
+        start = yield from expect(Role.DEALER, Kind.BATCH, batch, 0, BATCH_SHAPES)
         keep(start)
         seeds = Seeds(as_seed(start.arrays[0]), program.bits)
         wires = Wires(program, self._input_mask(seeds, images))
@@ -71,7 +69,7 @@ class DataOwner(ComparingParty):
     def infer(self, images: Ring, keys: BatchKeys) -> Procedure[Result]:
         """The online phase for encoded images (C, B, H, W)."""
         program, batch = self.program, keys.batch
-        seed, public = keys.take(Kind.BATCH, 0, _SEEDS)
+        seed, public = keys.take(Kind.BATCH, 0, BATCH_SHAPES)
         seeds = Seeds(as_seed(seed), program.bits)
         masked = images + self._input_mask(seeds, images.shape[1])
         yield Send(Role.MODEL_OWNER, Message(Kind.INPUT, batch, 0, (pack(masked, program.bits),)))

@@ -8,12 +8,17 @@ from typing import Any
 import numpy as np
 
 from primia.errors import KeyReuseError
+from primia.mpc.aes import SEED_BYTES
 from primia.mpc.dpf import ComparisonKeys
 from primia.mpc.dpf_layout import key_shapes
 from primia.mpc.messages import Kind, Message, Shapes, check
 
 Keep = Callable[[Message], None]
 """Where preprocessing puts a batch's records, in the order in which the online phase takes them."""
+
+
+BATCH_SHAPES: Shapes = ((np.uint8, (SEED_BYTES,)), (np.uint8, (SEED_BYTES,)))
+"""What a batch begins with: the party's seed, and the public one of the comparison trees."""
 
 
 class BatchKeys:

@@ -8,7 +8,7 @@ import numpy as np
 
 from primia.mpc.dealer import weight_masks
 from primia.mpc.dpf import Backend
-from primia.mpc.keys import BatchKeys, Keep, correction_shapes, stage_key_shapes
+from primia.mpc.keys import BATCH_SHAPES, BatchKeys, Keep, correction_shapes, stage_key_shapes
 from primia.mpc.linear import Weights, Wires, layer_sum
 from primia.mpc.messages import Kind, Message, Procedure, Role, Send, expect
 from primia.mpc.party import ComparingParty, bits_shape, pack_bits, packed_shape, unpack_bits
@@ -17,8 +17,6 @@ from primia.mpc.ring import Ring, mask_of, pack, unpack
 from primia.mpc.seeds import Purpose, Seeds, as_seed
 from primia.mpc.stages import walk
 from primia.mpc.workers import Workers
-
-_SEEDS = ((np.uint8, (16,)), (np.uint8, (16,)))
 
 
 class ModelOwner(ComparingParty):
@@ -49,7 +47,7 @@ class ModelOwner(ComparingParty):
     def preprocess(self, batch: int, images: int, keep: Keep) -> Procedure[None]:
         """Take the batch's keys from the dealer and the data owner."""
         program = self.program
-        start = yield from expect(Role.DEALER, Kind.BATCH, batch, 0, _SEEDS)
+        start = yield from expect(Role.DEALER, Kind.BATCH, batch, 0, BATCH_SHAPES)
         keep(start)
         seeds = Seeds(as_seed(start.arrays[0]), program.bits)
         for index, layer in enumerate(program.layers):
@@ -71,7 +69,7 @@ class ModelOwner(ComparingParty):
     def infer(self, images: int, keys: BatchKeys) -> Procedure[None]:
         """The online phase for a batch of so many images."""
         program, batch = self.program, keys.batch
-        seed, public = keys.take(Kind.BATCH, 0, _SEEDS)
+        seed, public = keys.take(Kind.BATCH, 0, BATCH_SHAPES)
         seeds = Seeds(as_seed(seed), program.bits)
         channels, height, width = program.input_shape
         count = channels * images * height * width

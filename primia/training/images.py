@@ -13,8 +13,12 @@ from primia.data.statistics import Normalisation
 
 def unit_images(data: Dataset, index: NDArray[np.int64], device: torch.device) -> Tensor:
     """The images at ``index`` as floats from 0 to 1, ``(k, C, H, W)``, in the memory format that convolutions like best."""
-    images = torch.from_numpy(data.gather(index)).to(device)
-    return images.to(torch.float32, memory_format=torch.channels_last).div_(255)
+    return as_unit(torch.from_numpy(data.gather(index)).to(device))
+
+
+def as_unit(pixels: Tensor) -> Tensor:
+    """Bytes ``(k, C, H, W)`` as floats from 0 to 1, in the memory format that convolutions like best."""
+    return pixels.to(torch.float32, memory_format=torch.channels_last).div_(255)
 
 
 def normalise_(images: Tensor, normalisation: Normalisation) -> Tensor:
