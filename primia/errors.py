@@ -64,3 +64,15 @@ class ProtocolError(PrimiaError):
 
 class KeyReuseError(ProtocolError):
     """One-time keys were asked for a second time, or are not those of this model."""
+
+
+class PrivacyError(PrimiaError):
+    """A privacy budget is spent, cannot be met, or would be voided by another setting."""
+
+    exit_code = 10
+
+
+class ConsentError(PrimiaError):
+    """A site's owner has not granted this, or the site's box cannot be used."""
+
+    exit_code = 11

@@ -40,6 +40,7 @@ class RunSettings(Section):
         description="Name of the run folder; empty: made from model, mode and time.",
     )
     output: Path = Field(Path("runs"), description="Folder in which run folders are made.")
+    dry_run: bool = Field(False, description="Train on the mock half of every site's data, to try out a federation; site boxes only.")
     mode: Literal["federated", "pooled", "local"] = Field(
         "federated", description="Sites train together; all shards as one; or one site alone. All three take equal optimisation steps."
     )
@@ -57,10 +58,10 @@ class RunSettings(Section):
 class DataSettings(Section):
     """Where images come from and how they become shards."""
 
-    source: Literal["demo", "mnist", "folder"] = Field(
-        "demo", description="Built-in synthetic radiographs, torchvision's MNIST, or an image folder."
+    source: Literal["demo", "mnist", "folder", "boxes"] = Field(
+        "demo", description="Built-in synthetic radiographs, torchvision's MNIST, an image folder, or site boxes with their owners' grants."
     )
-    path: Path | None = Field(None, description="Image folder, folder of packed shards, or torchvision's MNIST root.")
+    path: Path | None = Field(None, description="Image folder, folder of packed shards, torchvision's MNIST root, or folder of site boxes.")
     image_size: int = Field(64, ge=8, le=2048, description="Height and width that images are resized to, in pixels.")
     channels: Literal[1, 3] = Field(1, description="1: grey values; 3: RGB (grey images are repeated).")
     classes: tuple[ClassName, ...] = Field(
@@ -179,6 +180,12 @@ class AugmentationSettings(Section):
 class FederationSettings(Section):
     """Rounds: how long, who takes part, how updates become the next global model."""
 
+    identity: str = Field(
+        "demo@primia.example",
+        pattern=r"^[a-z0-9][a-z0-9._-]*@[a-z0-9][a-z0-9.-]*$",
+        json_schema_extra={"format": "name@domain in small letters, digits, '.', '_' and '-'"},
+        description="The name under which sites grant this federation.",
+    )
     rounds: PositiveCount = Field(15, description="Rounds of the run.")
     local_epochs: PositiveCount = Field(1, description="Passes of each site over its own shard in a round.")
     sync_every_n_batch: Count = Field(0, description="Batches of each site in a round instead of local_epochs; 0: whole epochs.")
@@ -218,11 +225,68 @@ class FederationSettings(Section):
 
 
 class PrivacySettings(Section):
-    """Differential privacy; no settings yet."""
+    """Differential privacy: whose data are protected, how strongly, and by which accountant."""
+
+    unit: Literal["none", "image", "patient", "site"] = Field(
+        "none",
+        description="What is protected: nothing, one image, all images of one patient (both by DP-SGD at each site), or all of a site "
+        "(by clipping and noising whole updates, for federations of many sites).",
+    )
+    target_epsilon: Positive | None = Field(
+        None, description="Epsilon that no site exceeds over the planned rounds; the noise follows from it."
+    )
+    noise_multiplier: Positive | None = Field(None, description="Standard deviation of the noise over the clip, where no target is given.")
+    delta: Annotated[float, Field(gt=0.0, lt=1.0)] | None = Field(
+        None, description="Delta; empty: 1 / units of the site (images, patients), or of the federation (sites)."
+    )
+    clip: Positive = Field(1.0, description="Largest L2 norm of what one unit contributes: to a step's gradient, or to a round's update.")
+    accountant: Literal["prv", "rdp"] = Field(
+        "prv", description="prv: numerical composition, tight; rdp: Rényi differential privacy, an upper bound."
+    )
+    clipping: Literal["auto", "per-sample", "ghost"] = Field(
+        "auto", description="per-sample: a gradient for each image; ghost: their norms only, two passes; auto: the faster one."
+    )
+    views: PositiveCount = Field(
+        1,
+        description="Gradients averaged before a unit is clipped: augmented copies of an image, or images of a patient (augmentation "
+        "multiplicity).",
+    )
+    physical_batch: PositiveCount = Field(16, description="Images whose gradients are held in memory at a time.")
+    statistics: Literal["public", "noisy"] = Field(
+        "public",
+        description="Mean and standard deviation of pixels: constants that need no data (0.5 and 0.25), or the sites' own, noised and "
+        "accounted for.",
+    )
+    statistics_noise: Positive = Field(10.0, description="Noise multiplier of the noisy statistics.")
+    validation: Literal["private", "public"] = Field(
+        "private",
+        description="private: validation only shows, and the last model is taken, since a choice by private images is not accounted for; "
+        "public: the images may be published, and the best model is chosen by them.",
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> PrivacySettings:
+        if self.unit != "none" and (self.target_epsilon is None) == (self.noise_multiplier is None):
+            raise ValueError(f"privacy.unit = {self.unit} needs one of privacy.target_epsilon and privacy.noise_multiplier, and not both")
+        return self
 
 
 class SecureAggregationSettings(Section):
-    """Secure aggregation; no settings yet."""
+    """Secure aggregation: the driver learns sums over sites only."""
+
+    enabled: bool = Field(True, description="Mask what sites send, so that nobody sees a single site's contribution.")
+    threshold: Annotated[float, Field(gt=0.5, le=1.0)] = Field(
+        0.6, description="Fraction of a site's group (its neighbours and itself) that must stay to the end; more than half."
+    )
+    neighbours: Count = Field(
+        0, description="Sites that each site shares secrets with; 0: all of up to 32 sites, and from there on a growing number."
+    )
+    range: Positive = Field(
+        16.0, description="Largest change of a parameter in the first round; later ranges follow from the round before."
+    )
+    site_metrics: bool = Field(
+        True, description="Sites tell their own validation and test metrics (confusion counts, MCC, AUC); no: only sums over sites."
+    )
 
 
 class InferenceSettings(Section):
