@@ -130,7 +130,6 @@ def evaluate(run: Run | Path | str, data: Path | str, *, on_bad_image: Literal["
         ModelError, DataError: one line that says what does not fit.
     """
     from primia.data.shard import Shard
-    from primia.federation.rounds import pooled
     from primia.models.file import load_model
     from primia.training.evaluation import evaluate_model
 
@@ -150,7 +149,8 @@ def evaluate(run: Run | Path | str, data: Path | str, *, on_bad_image: Literal["
             for site in images.sites
             if site.test
         }
-    results = pooled(sites).metrics(card.classes) | {"run": str(folder), "data": str(data), "skipped": list(images.skipped)}
+    first, *rest = sites.values()
+    results: dict[str, Any] = sum(rest, start=first).metrics(card.classes) | {"run": str(folder), "data": str(data), "skipped": list(images.skipped)}
     if len(sites) > 1:
         results["sites"] = {name: evaluation.metrics(card.classes) for name, evaluation in sites.items()}
     return results

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 import primia
-from primia.cli import config, data, evaluate, infer, party, report, train
+from primia.cli import config, data, evaluate, infer, party, report, site, train
 from primia.errors import PrimiaError
 
 app = typer.Typer(
@@ -26,6 +26,7 @@ app.command()(report.report)
 app.add_typer(data.app, name="data")
 app.add_typer(party.app, name="party")
 app.add_typer(config.app, name="config")
+app.add_typer(site.app, name="site")
 
 
 def _version(wanted: bool) -> None:

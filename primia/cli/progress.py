@@ -57,9 +57,8 @@ class TrainingDisplay:
 
     def _RunStarted(self, event: RunStarted) -> None:  # noqa: N802 - named after the event
         sites = len(event.training_sites)
-        steps = sum(event.steps.values())
         self._console.print(
-            f"[bold]{event.rounds} rounds[/], {sites} training site{'s' * (sites > 1)}, {steps} optimiser steps a round, "
+            f"[bold]{event.rounds} rounds[/], {sites} training site{'s' * (sites > 1)}, {event.steps} optimiser steps a round, "
             f"{event.parameters:,} parameters" + (f"; going on after round {event.done}" if event.done else "")
         )
         self._rounds = self._progress.add_task("rounds", total=event.rounds, completed=event.done)
@@ -114,8 +113,9 @@ def _header(sites: tuple[str, ...]) -> str:
 
 def _row(event: RoundFinished, sites: tuple[str, ...]) -> str:
     scores = {name: float(str(metrics["mcc"])) for name, metrics in event.site_validation.items()}
-    shown = [scores[name] for name in sites] or [min(scores.values())]
-    cells = "".join(f"{score:>{_NAME_WIDTH + 1}.3f}" for score in shown)
+    shown = [f"{scores[name]:.3f}" for name in sites] or [f"{min(scores.values()):.3f}" if scores else "-"]
+    cells = "".join(f"{score:>{_NAME_WIDTH + 1}}" for score in shown)
     mcc = float(str((event.validation or {})["mcc"]))
+    loss = "-" if event.train_loss is None else f"{event.train_loss:.4f}"
     star = " *" if event.is_best else ""
-    return f"{event.round:>3}/{event.rounds:<3} {event.train_loss:>8.4f} {mcc:>9.3f}{cells} {event.seconds:>6.1f} s{star}"
+    return f"{event.round:>3}/{event.rounds:<3} {loss:>8} {mcc:>9.3f}{cells} {event.seconds:>6.1f} s{star}"

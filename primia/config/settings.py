@@ -244,7 +244,9 @@ class PrivacySettings(Section):
         "prv", description="prv: numerical composition, tight; rdp: Rényi differential privacy, an upper bound."
     )
     clipping: Literal["auto", "per-sample", "ghost"] = Field(
-        "auto", description="per-sample: a gradient for each image; ghost: their norms only, two passes; auto: the faster one."
+        "auto",
+        description="How norms are had. per-sample: from the gradient of each unit, a layer at a time; ghost: without it where that is "
+        "cheaper, one view a unit; auto: ghost where views = 1.",
     )
     views: PositiveCount = Field(
         1,
@@ -268,6 +270,14 @@ class PrivacySettings(Section):
     def _check(self) -> PrivacySettings:
         if self.unit != "none" and (self.target_epsilon is None) == (self.noise_multiplier is None):
             raise ValueError(f"privacy.unit = {self.unit} needs one of privacy.target_epsilon and privacy.noise_multiplier, and not both")
+        if self.clipping == "ghost" and self.views > 1:
+            raise ValueError(
+                f"privacy.clipping = ghost has no norms of means over privacy.views = {self.views}; set privacy.clipping = auto"
+            )
+        if self.views > self.physical_batch:
+            raise ValueError(
+                f"privacy.views = {self.views} images of a unit do not fit into privacy.physical_batch = {self.physical_batch}; raise it"
+            )
         return self
 
 
@@ -275,6 +285,7 @@ class SecureAggregationSettings(Section):
     """Secure aggregation: the driver learns sums over sites only."""
 
     enabled: bool = Field(True, description="Mask what sites send, so that nobody sees a single site's contribution.")
+    seal: bool = Field(True, description="Where it is off: seal each site's update for the driver alone.")
     threshold: Annotated[float, Field(gt=0.5, le=1.0)] = Field(
         0.6, description="Fraction of a site's group (its neighbours and itself) that must stay to the end; more than half."
     )

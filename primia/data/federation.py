@@ -20,12 +20,16 @@ from primia.errors import DataError
 
 @dataclass(frozen=True)
 class SiteShards:
-    """Shards of one site. Where validation or test images belong to no site, a holder named ``central`` has no ``train``."""
+    """Shards of one site. Where validation or test images belong to no site, a holder named ``central`` has no ``train``.
+
+    ``box``: the folder of the owner's grants and keys, where the site has one.
+    """
 
     name: str
     train: Path | None
     validation: Path | None
     test: Path | None
+    box: Path | None = None
 
 
 @dataclass(frozen=True)

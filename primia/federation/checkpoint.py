@@ -39,13 +39,17 @@ class Best:
 
 @dataclass(frozen=True)
 class Progress:
-    """Counts that go on across a resume: bytes a site, seconds a phase, faults, validations since the best."""
+    """Counts that go on across a resume: bytes a site, seconds a phase, faults, validations since the best.
+
+    ``range``: largest change of a parameter that secure aggregation holds in the next round; 0 before the first one.
+    """
 
     validations_since_best: int = 0
     up_bytes: Mapping[str, int] = field(default_factory=dict)
     down_bytes: Mapping[str, int] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
     faults: tuple[Mapping[str, object], ...] = ()
+    range: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,12 @@ from primia.federation.events import Event, Notice, RunFinished
 from primia.federation.hosts import Hosts, RayHosts, Stopped, WorkerOptions
 from primia.federation.listeners import Listener, LogListener, TensorBoardListener
 from primia.federation.plan import assign_hosts
-from primia.federation.rounds import Evaluations, RoundLoop
+from primia.federation.rounds import Evaluated, RoundLoop
 from primia.federation.run_folder import RunFolder
 from primia.federation.setup import Prepared, RunSetup, prepare_run
 from primia.federation.summary import build_summary, versions
 from primia.models.file import ModelCard, save_model
+from primia.secagg.identity import Identity
 
 
 def run_federation(setup: RunSetup, hosts: Hosts) -> Iterator[Event]:
@@ -29,7 +30,7 @@ def run_federation(setup: RunSetup, hosts: Hosts) -> Iterator[Event]:
     checkpoints = Checkpoints(folder.checkpoints, setup.settings.run.keep_checkpoints)
     resumed, complaints = checkpoints.load_latest()
     try:
-        prepared = prepare_run(setup, hosts.describe())
+        prepared = prepare_run(setup, hosts, _driver_identity(setup))
     except Stopped:
         yield RunFinished("interrupted", setup.folder, {"rounds": resumed.model.round if resumed else 0})
         return
@@ -37,7 +38,7 @@ def run_federation(setup: RunSetup, hosts: Hosts) -> Iterator[Event]:
     with folder.logging() as logger:
         listeners: list[Listener] = [LogListener(logger), TensorBoardListener(folder.tensorboard, state.model.round)]
         try:
-            for event in _run(setup, prepared, hosts, checkpoints, state, complaints):
+            for event in _run(setup, prepared, checkpoints, state, complaints):
                 for listener in listeners:
                     listener.hear(event)
                 yield event
@@ -51,10 +52,8 @@ def run_federation(setup: RunSetup, hosts: Hosts) -> Iterator[Event]:
                 listener.close()
 
 
-def _run(
-    setup: RunSetup, prepared: Prepared, hosts: Hosts, checkpoints: Checkpoints, state: RunState, complaints: list[str]
-) -> Iterator[Event]:
-    loop = RoundLoop(setup, prepared, hosts, checkpoints, state)
+def _run(setup: RunSetup, prepared: Prepared, checkpoints: Checkpoints, state: RunState, complaints: list[str]) -> Iterator[Event]:
+    loop = RoundLoop(setup, prepared, checkpoints, state)
     skipped = [f"left out an image that cannot be read: {image}" for image in setup.skipped]
     yield from (Notice("warning", text) for text in (*setup.warnings, *skipped, *complaints))
     loop.add_seconds(data=setup.data_seconds, start=time() - setup.started_at - setup.data_seconds)
@@ -73,13 +72,13 @@ def _run(
     yield RunFinished(loop.status, setup.folder, summary)
 
 
-def _write_results(setup: RunSetup, prepared: Prepared, loop: RoundLoop, best: Best, tested: Evaluations) -> dict[str, object]:
+def _write_results(setup: RunSetup, prepared: Prepared, loop: RoundLoop, best: Best, tested: Evaluated | None) -> dict[str, object]:
     card = ModelCard(
         model=setup.settings.model,
         classes=setup.classes,
         channels=setup.channels,
         image_size=setup.image_size,
-        normalisation=prepared.pooled_normalisation,
+        normalisation=prepared.session.normalisation,
         synthetic=setup.synthetic,
         run=setup.folder.name,
         versions=versions(),
@@ -88,6 +87,12 @@ def _write_results(setup: RunSetup, prepared: Prepared, loop: RoundLoop, best: B
     summary = build_summary(setup, prepared, loop.state, tested, loop.status)
     RunFolder(setup.folder).write_summary(summary)
     return summary
+
+
+def _driver_identity(setup: RunSetup) -> Identity:
+    """The keys of the federation's driver, kept beside the run folders, so that sites that have pinned them know them again."""
+    name = setup.settings.federation.identity
+    return Identity.load_or_create(name, setup.folder.parent / ".identity" / f"{name}.json")
 
 
 class FederationDriver:

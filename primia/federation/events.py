@@ -11,14 +11,14 @@ Metrics = Mapping[str, object]
 
 @dataclass(frozen=True)
 class RunStarted:
-    """The federation is ready; rounds up to ``done`` were already there (resume)."""
+    """The federation is ready; rounds up to ``done`` were already there (resume). ``steps``: of a round, all sites together."""
 
     folder: Path
     training_sites: tuple[str, ...]
     rounds: int
     done: int
     parameters: int
-    steps: Mapping[str, int]
+    steps: int
 
 
 @dataclass(frozen=True)
@@ -31,11 +31,11 @@ class RoundStarted:
 
 @dataclass(frozen=True)
 class SiteFinished:
-    """A site delivered its update."""
+    """A site delivered its update; ``loss`` where it is not only in the sum."""
 
     round: int
     site: str
-    loss: float
+    loss: float | None
     seconds: float
 
 
@@ -51,11 +51,15 @@ class SiteLeftOut:
 
 @dataclass(frozen=True)
 class RoundFinished:
-    """A round is done; ``validation`` is pooled over the selecting sites, None where it was not due."""
+    """A round is done.
+
+    ``train_loss`` is None where it may not be told (differential privacy); ``validation`` is pooled over the selecting sites, None where
+    it was not due.
+    """
 
     round: int
     rounds: int
-    train_loss: float
+    train_loss: float | None
     learning_rate: float
     seconds: float
     validation: Metrics | None

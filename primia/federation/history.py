@@ -13,18 +13,21 @@ from primia.files import atomic_path
 
 ALL_SITES = "all"
 
-_TYPES = {"int": pa.int64(), "str": pa.string(), "float": pa.float64(), "float | None": pa.float64()}
+_TYPES = {"int": pa.int64(), "str": pa.string(), "float": pa.float64(), "int | None": pa.int64(), "float | None": pa.float64()}
 
 
 @dataclass(frozen=True)
 class HistoryRow:
-    """One site's round; ``status`` is ``ok`` or why it was left out; seconds are wall time, losses means over images."""
+    """One site's round; ``status`` is ``ok`` or why it was left out; seconds are wall time, losses means over images.
+
+    What only the sum over sites tells (secure aggregation) is in the row ``all``.
+    """
 
     round: int
     site: str
     status: str = "ok"
-    samples: int = 0
-    steps: int = 0
+    samples: int | None = None
+    steps: int | None = None
     train_loss: float | None = None
     learning_rate: float | None = None
     seconds: float | None = None

@@ -8,44 +8,52 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from threading import Event as Flag
 from time import monotonic
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import ray
 from ray.exceptions import ActorDiedError, GetTimeoutError, RayActorError, RayError
 
-from primia.errors import FederationError, PrimiaError
+from primia.errors import PrimiaError
+from primia.federation.exchange import SiteFailure
 from primia.federation.plan import SitePlan
-from primia.federation.site import HostEvaluation, HostResult, RoundTask, Session, SiteFacts, SiteFailure
-from primia.federation.update import GlobalModel
 from primia.federation.worker import FederatedWorker
 
 _POLL_S = 0.5
 _RESTART_S = 60.0
 _PING_S = 2.0
-_START_S = 600.0
-_EVALUATION_TRIES = 2
+
+
+Arguments = Callable[[tuple[str, ...]], tuple[object, ...]]
 
 
 class Stopped(Exception):
     """Somebody asked the run to stop while it waited for sites."""
 
 
+class Answer(NamedTuple):
+    """What one host answered: its result, or a failure of each of its sites that were asked."""
+
+    sites: tuple[str, ...]
+    result: Any
+    failures: tuple[SiteFailure, ...]
+
+
 class Hosts(Protocol):
     """All sites, wherever they are."""
 
-    def describe(self) -> tuple[SiteFacts, ...]:
-        """Facts on every site; a site that cannot tell is an error."""
+    def share(self, value: object) -> Any:
+        """A handle on ``value``, to be passed to calls instead of it where it is large or passed often."""
         ...
 
-    def train(self, session: Session, task: RoundTask, start: GlobalModel) -> Iterator[HostResult]:
-        """One result a host that has sites in ``task``, in fixed order; a lost host gives failures."""
-        ...
+    def ask(self, method: str, sites: Sequence[str], arguments: Arguments) -> Iterator[Answer]:
+        """Call a :class:`~primia.federation.site.SiteHost` method on each host that has sites among ``sites``, all at once.
 
-    def evaluate(self, session: Session, split: str, sites: Sequence[str], model: GlobalModel) -> Iterator[HostEvaluation]:
-        """One result a host that has sites among ``sites``, in fixed order."""
+        ``arguments`` makes a host's arguments from the names of its sites. Answers come in fixed order; a lost or late host gives
+        failures, a host's own error is raised.
+        """
         ...
 
     def close(self) -> None:
@@ -76,7 +84,7 @@ class _Host:
 
     def call(self, method: str, *arguments: object) -> Any:
         """Dispatch a call; a reference to its result."""
-        return getattr(self._actor, method).remote(*arguments)
+        return self._actor.call.remote(method, *arguments)
 
     def available(self, check_stopped: Callable[[], None]) -> str:
         """Empty where the actor can take a call, else why not; waits for a lost actor to come back."""
@@ -130,69 +138,26 @@ class RayHosts:
         self._hosts = [_Host(sites, options) for sites in assignment]
         self._deadline_s = deadline_s
         self._stopped = stopped
-        self._sessions: dict[str, Any] = {}
 
-    def describe(self) -> tuple[SiteFacts, ...]:
-        """See :class:`Hosts`; a site's own error is raised as it is.
-
-        Raises:
-            FederationError: an actor cannot be started, or dies while it describes its sites.
-        """
-        deadline = monotonic() + min(self._deadline_s, _START_S)
-        calls = [(host, self._dispatch(host, "describe")) for host in self._hosts]
-        return tuple(facts for host, call in calls for facts in self._described(host, call, deadline))
-
-    def _described(self, host: _Host, call: tuple[Any, str], deadline: float) -> tuple[SiteFacts, ...]:
-        facts, reason = self._collect(host, call, deadline)
-        if facts is None:
-            facts, reason = self._collect(host, self._dispatch(host, "describe"), deadline)
-        if facts is None:
-            names = ", ".join(host.sites[:3]) + (" ..." if len(host.sites) > 3 else "")
-            raise FederationError(
-                f"the actor of {names} cannot be started: {reason.splitlines()[0]}; check memory and free CPUs of the cluster"
-            )
-        described: tuple[SiteFacts, ...] = facts
-        return described
-
-    def train(self, session: Session, task: RoundTask, start: GlobalModel) -> Iterator[HostResult]:
+    def share(self, value: object) -> Any:
         """See :class:`Hosts`."""
-        deadline = monotonic() + self._deadline_s
-        model = ray.put(start)
-        calls = []
+        return ray.put(value)
+
+    def ask(self, method: str, sites: Sequence[str], arguments: Arguments) -> Iterator[Answer]:
+        """See :class:`Hosts`."""
+        deadline, wanted, calls = monotonic() + self._deadline_s, set(sites), []
         for host in self._hosts:
-            part = replace(task, sites=tuple(item for item in task.sites if item.site in host.sites))
-            if part.sites:
-                names = [item.site for item in part.sites]
-                calls.append((host, names, self._dispatch(host, "train", self._reference(session), part, model)))
+            names = tuple(name for name in host.sites if name in wanted)
+            if names:
+                calls.append((host, names, self._dispatch(host, method, *arguments(names))))
         for host, names, call in calls:
             result, reason = self._collect(host, call, deadline)
-            yield result or HostResult(None, (), _failures(names, reason))
-
-    def evaluate(self, session: Session, split: str, sites: Sequence[str], model: GlobalModel) -> Iterator[HostEvaluation]:
-        """See :class:`Hosts`; evaluation changes nothing, so a lost host is asked once more when it is back."""
-        deadline = monotonic() + self._deadline_s
-        reference = ray.put(model)
-
-        def ask(host: _Host) -> Any:
-            return self._dispatch(host, "evaluate", self._reference(session), split, tuple(sites), reference)
-
-        calls = [(host, ask(host)) for host in self._hosts if set(sites) & set(host.sites)]
-        for host, call in calls:
-            result, reason = self._collect(host, call, deadline)
-            for _ in range(1, _EVALUATION_TRIES):
-                if result is None:
-                    result, reason = self._collect(host, ask(host), deadline)
-            yield result or HostEvaluation({}, _failures([name for name in host.sites if name in sites], reason))
+            yield Answer(names, result, () if result is not None else _failures(names, reason))
 
     def close(self) -> None:
         """See :class:`Hosts`."""
         for host in self._hosts:
             host.stop()
-
-    def _reference(self, session: Session) -> Any:
-        if session.id not in self._sessions:
-            self._sessions[session.id] = ray.put(session)
-        return self._sessions[session.id]
 
     def _check_stopped(self) -> None:
         if self._stopped.is_set():
@@ -237,7 +202,7 @@ class RayHosts:
 
 def _failures(sites: Sequence[str], reason: str) -> tuple[SiteFailure, ...]:
     line, _, trace = reason.partition("\n")
-    return tuple(SiteFailure(site, line, trace) for site in sites)
+    return tuple(SiteFailure(site, line, trace, lost=True) for site in sites)
 
 
 def _first_line(error: Exception) -> str:

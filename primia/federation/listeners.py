@@ -56,7 +56,8 @@ class LogListener:
     @hear.register
     def _(self, event: RoundFinished) -> None:
         mcc = f"{event.validation['mcc']:.4f}" if event.validation else "-"
-        self._log.info("round %s: train loss %.5f, validation MCC %s, %.2f s", event.round, event.train_loss, mcc, event.seconds)
+        loss = "-" if event.train_loss is None else f"{event.train_loss:.5f}"
+        self._log.info("round %s: train loss %s, validation MCC %s, %.2f s", event.round, loss, mcc, event.seconds)
 
     @hear.register
     def _(self, event: Notice) -> None:
@@ -82,11 +83,13 @@ class TensorBoardListener:
 
     @hear.register
     def _(self, event: SiteFinished) -> None:
-        self._writer.add_scalar(f"train_loss/{event.site}", event.loss, event.round)
+        if event.loss is not None:
+            self._writer.add_scalar(f"train_loss/{event.site}", event.loss, event.round)
 
     @hear.register
     def _(self, event: RoundFinished) -> None:
-        self._writer.add_scalar("train_loss/all", event.train_loss, event.round)
+        if event.train_loss is not None:
+            self._writer.add_scalar("train_loss/all", event.train_loss, event.round)
         self._writer.add_scalar("learning_rate", event.learning_rate, event.round)
         self._writer.add_scalar("seconds/round", event.seconds, event.round)
         for site, metrics in {"all": event.validation or {}, **event.site_validation}.items():

@@ -7,15 +7,14 @@ its own validation and test shards, so that results compare site by site.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
 
-from primia.config.settings import FederationSettings, RunSettings, TrainingSettings
+from primia.config.settings import RunSettings
 from primia.data.federation import FederatedData
 from primia.errors import ConfigError, DataError
-from primia.training.batches import steps_per_epoch
 
 POOLED = "pooled"
 SPLITS = ("train", "validation", "test")
@@ -25,7 +24,8 @@ SPLITS = ("train", "validation", "test")
 class SitePlan:
     """One site: the shards it holds and what it does with them.
 
-    ``trains``: takes part in rounds. ``selects``: its validation shard counts when the best model is chosen.
+    ``trains``: takes part in rounds. ``selects``: its validation shard counts when the best model is chosen. ``box``: see
+    :class:`~primia.data.federation.SiteShards`.
     """
 
     name: str
@@ -34,6 +34,7 @@ class SitePlan:
     test: tuple[Path, ...]
     trains: bool
     selects: bool
+    box: Path | None = None
 
     def shards(self, split: str) -> tuple[Path, ...]:
         """Paths of one split's shards; empty where the site has none."""
@@ -73,6 +74,7 @@ def plan_sites(data: FederatedData, run: RunSettings) -> tuple[SitePlan, ...]:
             test=_paths(site.test),
             trains=bool(site.train) and (run.mode == "federated" or (alone is not None and site.name == alone.name)),
             selects=bool(site.validation) and (not by_own or (alone is not None and site.name == alone.name)),
+            box=site.box,
         )
         for site in data.sites
     ]
@@ -96,36 +98,11 @@ def actor_count(requested: int, training_sites: int, cores: int) -> int:
     return min(training_sites, requested or max(8, cores))
 
 
-def round_steps(
-    training_images: Mapping[str, int],
-    sites: Iterable[SitePlan],
-    federation: FederationSettings,
-    training: TrainingSettings,
-) -> dict[str, int]:
-    """Optimiser steps a round of each training site.
+def single_learner_steps(all_steps: int, owners: int, sites_per_round: int) -> int:
+    """Optimiser steps a round of the one learner of the pooled and the local mode.
 
-    ``training_images`` holds every site that owns training images, whether it trains in this mode or not.
-    A federated site makes ``sync_every_n_batch`` steps, or ``local_epochs`` passes over its shard. The single
-    learner of the pooled and the local mode makes as many steps as all sites of the federation make
-    together in a round, so that the modes compare at equal optimisation steps.
-
-    Raises:
-        DataError: a training site has fewer images than one batch.
+    As many as the sites of the federation, which make ``all_steps`` together, would make in a round of ``sites_per_round`` of the
+    ``owners`` (0: all), so that the modes compare at equal optimisation steps.
     """
-    owners = {name: count for name, count in training_images.items() if name != POOLED}
-    for name in (site.name for site in sites if site.trains):
-        if training_images[name] < training.batch_size:
-            raise DataError(
-                f"site {name!r} has {training_images[name]} training images, fewer than training.batch_size = "
-                f"{training.batch_size}; lower the batch size or leave the site out"
-            )
-    own = {
-        name: federation.sync_every_n_batch or federation.local_epochs * steps_per_epoch(count, training.batch_size)
-        for name, count in owners.items()
-    }
-    drawn = min(federation.sites_per_round or len(own), len(own)) / len(own)
-    together = max(1, ceil(sum(own.values()) * drawn))
-    training_names = [site.name for site in sites if site.trains]
-    if set(training_names) == set(own):
-        return own
-    return dict.fromkeys(training_names, together)
+    drawn = min(sites_per_round or owners, owners) / owners
+    return max(1, ceil(all_steps * drawn))

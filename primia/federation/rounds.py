@@ -10,50 +10,46 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from time import perf_counter
 
-from primia.errors import FederationError, TrainingError
+from primia.errors import FederationError, ProtocolError, TrainingError
 from primia.federation.background import BackgroundWriter
 from primia.federation.checkpoint import Best, Checkpoints, Progress, RunState
+from primia.federation.encoding import next_range
 from primia.federation.events import Event, Notice, RoundFinished, RoundStarted, RunStarted, SiteFinished, SiteLeftOut
+from primia.federation.exchange import Contribution, RoundTask, SiteFailure, SiteReport
 from primia.federation.history import ALL_SITES, History, HistoryRow, write_history
-from primia.federation.hosts import Hosts
 from primia.federation.policies import RunPolicies
 from primia.federation.run_folder import RunFolder
 from primia.federation.server import build_server_optimizer
 from primia.federation.setup import Prepared, RunSetup
-from primia.federation.site import RoundTask, SiteFailure, SiteReport, SiteTask
 from primia.federation.stages import build_stages, decode
-from primia.federation.update import GlobalModel, UpdateSum
-from primia.training.evaluation import Evaluation
-
-Evaluations = Mapping[str, Evaluation]
+from primia.federation.update import GlobalModel
 
 
 @dataclass
 class _Outcome:
     """What came back in one round."""
 
-    total: UpdateSum = field(default_factory=UpdateSum)
+    total: Contribution | None = None
     reports: list[SiteReport] = field(default_factory=list)
     failures: list[SiteFailure] = field(default_factory=list)
 
     @property
-    def samples(self) -> int:
-        return sum(report.result.samples for report in self.reports)
-
-    @property
-    def loss(self) -> float:
+    def loss(self) -> float | None:
         """Mean training loss over all images of the round."""
-        return sum(report.result.loss * report.result.samples for report in self.reports) / max(1, self.samples)
+        return self.total.loss_sum / max(1, self.total.samples) if self.total else None
 
 
 @dataclass(frozen=True)
-class _Validation:
+class Evaluated:
+    """Metrics over all images of a split, those of the sites that tell theirs, and the sites that are in the former."""
+
     pooled: Mapping[str, object]
     sites: Mapping[str, Mapping[str, object]]
-    complete: bool
+    answered: tuple[str, ...]
 
     @property
     def mcc(self) -> float:
+        """Pooled MCC."""
         return float(str(self.pooled["mcc"]))
 
 
@@ -63,12 +59,11 @@ class RoundLoop:
     ``status`` becomes ``complete``, or ``stopped`` where a policy ended the run early.
     """
 
-    def __init__(self, setup: RunSetup, prepared: Prepared, hosts: Hosts, checkpoints: Checkpoints, state: RunState) -> None:
+    def __init__(self, setup: RunSetup, prepared: Prepared, checkpoints: Checkpoints, state: RunState) -> None:
         self.state = state
         self.status = "complete"
         self._setup = setup
         self._prepared = prepared
-        self._hosts = hosts
         self._checkpoints = checkpoints
         self._federation = setup.settings.federation
         self._policies = RunPolicies.of(self._federation, setup.settings.run.seed)
@@ -101,20 +96,28 @@ class RoundLoop:
                     self.status = "stopped"
                     yield Notice("info", f"stopped after round {round_ - 1}: {stop.reason}")
                     break
-                yield from self._round(round_)
+                try:
+                    yield from self._round(round_)
+                except ProtocolError as error:
+                    raise FederationError(f"round {round_}: {error}; round {round_ - 1} is checkpointed, {self._resume_hint()}") from error
         finally:
             self._writer.flush()
 
-    def evaluate(self, split: str, sites: Sequence[str], model: GlobalModel) -> Generator[Event, None, Evaluations]:
-        """Metrics of a model at each named site that answers, in site order; a site that does not is left out, and said."""
-        evaluations: dict[str, Evaluation] = {}
-        for result in self._hosts.evaluate(self._prepared.session, split, sites, model):
-            evaluations |= result.evaluations
-            for failure in result.failures:
-                where = f"{split} of round {model.round} at site {failure.site}: {failure.reason}"
-                yield from self._leave_out(model.round, replace(failure, reason=where), f"left out of {split}: {failure.reason}")
-        self._count_downloads(evaluations, model)
-        return {name: evaluations[name] for name in sites if name in evaluations}
+    def evaluate(self, split: str, sites: Sequence[str], model: GlobalModel) -> Generator[Event, None, Evaluated | None]:
+        """Metrics of a model over the named sites that answer; one that does not is left out, and said. None where nobody answers."""
+        collected = self._prepared.collector.evaluate(self._prepared.session, split, sites, model)
+        evaluated: dict[str, Mapping[str, object] | None] = {}
+        for item in collected:
+            if isinstance(item, SiteFailure):
+                where = f"{split} of round {model.round} at site {item.site}: {item.reason}"
+                yield from self._leave_out(model.round, replace(item, reason=where), f"left out of {split}: {item.reason}")
+            else:
+                evaluated[item.site] = item.metrics
+        self._count_downloads(tuple(evaluated), model)
+        if collected.total is None:
+            return None
+        told = {name: metrics for name in sites if (metrics := evaluated.get(name))}
+        return Evaluated(collected.total.metrics(self._setup.classes), told, tuple(evaluated))
 
     def add_seconds(self, **phases: float) -> None:
         """Book wall time, in seconds, to phases of the run."""
@@ -127,7 +130,7 @@ class RoundLoop:
         yield RoundStarted(round_, sites)
         outcome = yield from self._train(round_, sites)
         self._demand_quorum(round_, outcome, len(sites))
-        self.state = replace(self.state, model=self._next_model(outcome), server=dict(self._server.state))
+        self._step(outcome)
         trained = perf_counter()
         validation = (yield from self._validate()) if self._is_due(round_) else None
         is_best = validation is not None and self._remember_best(validation)
@@ -139,7 +142,7 @@ class RoundLoop:
             round=round_,
             rounds=self._federation.rounds,
             train_loss=outcome.loss,
-            learning_rate=outcome.reports[0].result.learning_rate,
+            learning_rate=outcome.reports[0].learning_rate,
             seconds=seconds,
             validation=validation.pooled if validation else None,
             site_validation=validation.sites if validation else {},
@@ -148,45 +151,48 @@ class RoundLoop:
 
     def _train(self, round_: int, sites: Sequence[str]) -> Generator[Event, None, _Outcome]:
         outcome = _Outcome()
-        steps = self._prepared.steps
-        parts = tuple(SiteTask(name, (round_ - 1) * steps[name], steps[name]) for name in sites)
-        task = RoundTask(round_, self._federation.rounds, parts, keep=self._rounds_to_keep())
-        for result in self._hosts.train(self._prepared.session, task, self.state.model):
-            if result.update:
-                outcome.total.add(result.update)
-            for report in result.reports:
-                outcome.reports.append(report)
-                yield SiteFinished(round_, report.site, report.result.loss, report.result.seconds)
-            for failure in result.failures:
-                outcome.failures.append(failure)
-                yield from self._leave_out(round_, failure, failure.reason)
+        single = self._prepared.single_steps
+        task = RoundTask(round_, self._federation.rounds, tuple(sites), single, self._rounds_to_keep(), self._range)
+        collected = self._prepared.collector.train(self._prepared.session, task, self.state.model)
+        for item in collected:
+            if isinstance(item, SiteReport):
+                outcome.reports.append(item)
+                yield SiteFinished(round_, item.site, item.loss, item.seconds)
+            elif item.counted:
+                yield Notice("warning", f"round {round_}, site {item.site}: lost after its update was in the sum: {item.reason}")
+            else:
+                outcome.failures.append(item)
+                yield from self._leave_out(round_, item, item.reason)
+        outcome.total = collected.total
+        if outcome.total and outcome.total.clipped:
+            yield Notice(
+                "warning",
+                f"round {round_}: {outcome.total.clipped} changes of parameters were beyond {self._range:g} and are clipped to it",
+            )
         self._count_downloads([report.site for report in outcome.reports], self.state.model)
         return outcome
 
-    def _next_model(self, outcome: _Outcome) -> GlobalModel:
-        model, total = self.state.model, outcome.total.total
+    def _step(self, outcome: _Outcome) -> None:
+        model, total = self.state.model, outcome.total
         if total is None:
             raise AssertionError("a quorum of at least one site delivered, so there is a sum")
-        mean = decode(self._stages, total, model)
-        return GlobalModel(model.round + 1, self._server.step(model.parameters, mean.parameters), mean.buffers)
+        mean = decode(self._stages, total.update, model)
+        self._set_progress(range=next_range(mean.parameters, self._range, total.clipped))
+        moved = GlobalModel(model.round + 1, self._server.step(model.parameters, mean.parameters), mean.buffers)
+        self.state = replace(self.state, model=moved, server=dict(self._server.state))
 
-    def _validate(self) -> Generator[Event, None, _Validation]:
-        evaluations = yield from self.evaluate("validation", self._setup.selecting_sites, self.state.model)
-        if not evaluations:
+    def _validate(self) -> Generator[Event, None, Evaluated]:
+        validation = yield from self.evaluate("validation", self._setup.selecting_sites, self.state.model)
+        if validation is None:
             raise FederationError(f"round {self.state.model.round}: no site could validate; {self._resume_hint()}")
-        classes = self._setup.classes
-        return _Validation(
-            pooled=pooled(evaluations).metrics(classes),
-            sites={name: evaluation.metrics(classes) for name, evaluation in evaluations.items()},
-            complete=len(evaluations) == len(self._setup.selecting_sites),
-        )
+        return validation
 
-    def _remember_best(self, validation: _Validation) -> bool:
+    def _remember_best(self, validation: Evaluated) -> bool:
         """Keep the model where its MCC is above the best so far; whether it was.
 
         A validation that lacks a site is over other images, so it can neither beat the best nor count against it.
         """
-        if self.state.best and not validation.complete:
+        if self.state.best and len(validation.answered) < len(self._setup.selecting_sites):
             return False
         is_best = self.state.best is None or validation.mcc > self.state.best.mcc
         best = Best(self.state.model, validation.mcc, validation.pooled, validation.sites) if is_best else self.state.best
@@ -201,6 +207,10 @@ class RoundLoop:
 
     def _resume_hint(self) -> str:
         return f"go on with: primia-ray train --resume {self._folder.path}"
+
+    @property
+    def _range(self) -> float:
+        return self.state.progress.range or self._setup.settings.secure_aggregation.range
 
     def _is_due(self, round_: int) -> bool:
         return round_ % self._federation.validate_every == 0 or round_ == self._federation.rounds
@@ -230,7 +240,7 @@ class RoundLoop:
         if failure.fatal:
             raise TrainingError(f"{failure.reason}; the last good checkpoint is kept in {self._folder.path}")
 
-    def _count_downloads(self, sites: Sequence[str] | Evaluations, model: GlobalModel) -> None:
+    def _count_downloads(self, sites: Sequence[str], model: GlobalModel) -> None:
         """A site downloads each global model once, whether it trains from it, validates it, or both."""
         new = [name for name in sites if self._downloaded.get(name) != model.round]
         self._downloaded |= dict.fromkeys(new, model.round)
@@ -252,7 +262,7 @@ class RoundLoop:
 
         self._writer.submit(write)
 
-    def _record(self, round_: int, outcome: _Outcome, validation: _Validation | None, seconds: float) -> None:
+    def _record(self, round_: int, outcome: _Outcome, validation: Evaluated | None, seconds: float) -> None:
         up = dict(self.state.progress.up_bytes)
         rows = []
         for report in outcome.reports:
@@ -263,41 +273,34 @@ class RoundLoop:
         rows.append(self._pooled_row(round_, outcome, validation, seconds))
         self._history.add(rows)
 
-    def _site_row(self, round_: int, report: SiteReport, validation: _Validation | None) -> HistoryRow:
-        result = report.result
+    def _site_row(self, round_: int, report: SiteReport, validation: Evaluated | None) -> HistoryRow:
         row = HistoryRow(
             round=round_,
             site=report.site,
-            samples=result.samples,
-            steps=result.steps,
-            train_loss=result.loss,
-            learning_rate=result.learning_rate,
-            seconds=result.seconds,
+            samples=report.samples,
+            steps=report.steps,
+            train_loss=report.loss,
+            learning_rate=report.learning_rate,
+            seconds=report.seconds,
             up_bytes=report.upload_bytes,
             down_bytes=self.state.model.nbytes,
         )
         return _with_validation(row, validation.sites.get(report.site) if validation else None)
 
-    def _pooled_row(self, round_: int, outcome: _Outcome, validation: _Validation | None, seconds: float) -> HistoryRow:
-        results = [report.result for report in outcome.reports]
+    def _pooled_row(self, round_: int, outcome: _Outcome, validation: Evaluated | None, seconds: float) -> HistoryRow:
+        reports, total = outcome.reports, outcome.total
         row = HistoryRow(
             round=round_,
             site=ALL_SITES,
-            samples=outcome.samples,
-            steps=sum(result.steps for result in results),
+            samples=total.samples if total else 0,
+            steps=total.steps if total else 0,
             train_loss=outcome.loss,
-            learning_rate=results[0].learning_rate,
+            learning_rate=reports[0].learning_rate,
             seconds=seconds,
-            up_bytes=sum(report.upload_bytes for report in outcome.reports),
-            down_bytes=self.state.model.nbytes * len(results),
+            up_bytes=sum(report.upload_bytes for report in reports),
+            down_bytes=self.state.model.nbytes * len(reports),
         )
         return _with_validation(row, validation.pooled if validation else None)
-
-
-def pooled(evaluations: Evaluations) -> Evaluation:
-    """Sum over sites: metrics over all their images together."""
-    first, *rest = evaluations.values()
-    return sum(rest, start=first)
 
 
 def _with_validation(row: HistoryRow, metrics: Mapping[str, object] | None) -> HistoryRow:

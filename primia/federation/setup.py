@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import reduce
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from primia.config.settings import Settings
-from primia.data.statistics import Normalisation, PixelSums
-from primia.errors import DataError
-from primia.federation.plan import POOLED, SPLITS, SitePlan, round_steps
-from primia.federation.site import Session, SiteFacts
+from primia.errors import DataError, FederationError
+from primia.federation.collect import CollectedFacts, Collector, PlainCollector
+from primia.federation.exchange import Charter, Session, SiteFailure, TrainingFacts
+from primia.federation.history import ALL_SITES
+from primia.federation.hosts import Hosts
+from primia.federation.plan import POOLED, SPLITS, SitePlan, single_learner_steps
+from primia.federation.secure import SecureCollector
 from primia.federation.update import GlobalModel
 from primia.models.flat import FlatSpec
 from primia.models.registry import build_model
+from primia.secagg.identity import Identity
 from primia.training.learner import LearnerSpec
 
 
@@ -55,28 +59,74 @@ class RunSetup:
 
 @dataclass(frozen=True)
 class Prepared:
-    """What follows from the sites' facts."""
+    """What follows from the sites' facts.
+
+    ``steps``: optimiser steps of a round, all sites together. ``single_steps``: those of the one learner where there is no federation.
+    ``class_counts``: split -> site -> class -> images, as far as sites tell; ``left_out``: sites that did not join.
+    """
 
     session: Session
-    steps: Mapping[str, int]
+    collector: Collector
+    steps: int
+    single_steps: int | None
+    train_images: int
     flat: FlatSpec
     initial: GlobalModel
-    pooled_normalisation: Normalisation
     class_counts: Mapping[str, Mapping[str, Mapping[str, int]]]
+    left_out: tuple[SiteFailure, ...]
 
 
-def prepare_run(setup: RunSetup, facts: Sequence[SiteFacts]) -> Prepared:
-    """Session, steps a round, initial model and normalisation of a run.
+def prepare_run(setup: RunSetup, hosts: Hosts, identity: Identity) -> Prepared:
+    """Ask all sites for their facts; session, steps a round and initial model follow. ``identity``: the driver's keys.
 
     Raises:
         DataError: a site is smaller than a batch, or a class has no training image while ``class_weights`` is on.
+        FederationError: too few sites take part, or an actor cannot be started.
         ModelError: the model does not fit the input.
     """
     settings = setup.settings
-    training_images = {fact.name: fact.training_images for fact in facts if fact.training_images}
-    steps = round_steps(training_images, setup.sites, settings.federation, settings.training)
-    pooled = reduce(PixelSums.__add__, (fact.pixels for fact in facts if fact.pixels)).normalisation()
-    learner = LearnerSpec(
+    model = build_model(
+        settings.model, classes=len(setup.classes), channels=setup.channels, image_size=setup.image_size, seed=settings.run.seed
+    )
+    flat = FlatSpec.of(model)
+    collector, charter = _collector(setup, hosts, flat, identity)
+    others = [site.name for site in setup.sites if not site.trains]
+    facts = collector.facts(setup.training_sites, others)
+    if not facts.total.images:
+        raise FederationError(f"no training site takes part: {facts.failures[0].site}: {facts.failures[0].reason}")
+    session = Session(charter, _learner_spec(setup, facts.total), facts.total.pixels.normalisation(), _total_weight(setup, facts))
+    owners, federated = facts.total.sites, settings.run.mode == "federated"
+    single = None if federated else single_learner_steps(facts.total.steps, owners, settings.federation.sites_per_round)
+    return Prepared(
+        session=session,
+        collector=collector,
+        steps=facts.total.steps if single is None else single,
+        single_steps=single,
+        train_images=facts.total.images,
+        flat=flat,
+        initial=GlobalModel(0, flat.parameters(model), flat.buffers(model)),
+        class_counts=_counts(setup, facts),
+        left_out=tuple(facts.failures),
+    )
+
+
+def _collector(setup: RunSetup, hosts: Hosts, flat: FlatSpec, identity: Identity) -> tuple[Collector, Charter]:
+    charter = Charter(
+        id=str(setup.folder),
+        run=setup.folder.name,
+        settings=setup.settings,
+        classes=setup.classes,
+        channels=setup.channels,
+        state_folder=setup.folder / "sites",
+        driver=identity.public,
+    )
+    plain = PlainCollector(hosts, charter, flat, identity)
+    return (SecureCollector(hosts, charter, flat, plain) if charter.is_secure else plain), charter
+
+
+def _learner_spec(setup: RunSetup, facts: TrainingFacts) -> LearnerSpec:
+    settings = setup.settings
+    return LearnerSpec(
         model=settings.model,
         training=settings.training,
         augmentation=settings.augmentation,
@@ -87,44 +137,36 @@ def prepare_run(setup: RunSetup, facts: Sequence[SiteFacts]) -> Prepared:
         channels=setup.channels,
         image_size=setup.image_size,
         seed=settings.run.seed,
-        class_weights=_class_weights(setup, facts) if settings.training.class_weights else None,
+        class_weights=_class_weights(setup.classes, facts.class_counts) if settings.training.class_weights else None,
     )
-    model = build_model(
-        settings.model, classes=len(setup.classes), channels=setup.channels, image_size=setup.image_size, seed=settings.run.seed
-    )
-    flat = FlatSpec.of(model)
-    session = Session(
-        id=str(setup.folder),
-        learner=learner,
-        federation=settings.federation,
-        normalisations={fact.name: _normalisation(settings, fact, pooled) for fact in facts},
-        state_folder=setup.folder / "sites",
-    )
-    initial = GlobalModel(0, flat.parameters(model), flat.buffers(model))
-    return Prepared(session, steps, flat, initial, pooled, _counts(setup.classes, facts))
 
 
-def _normalisation(settings: Settings, fact: SiteFacts, pooled: Normalisation) -> Normalisation:
-    own = settings.data.normalisation == "site" and fact.pixels is not None
-    return fact.pixels.normalisation() if own and fact.pixels else pooled
+def _total_weight(setup: RunSetup, facts: CollectedFacts) -> float:
+    """Of all training sites; one that did not join may still come, with as many images as all others at most."""
+    names = setup.training_sites
+    if setup.settings.federation.weighting == "uniform":
+        return float(len(names))
+    absent = len({failure.site for failure in facts.failures} & set(names))
+    return float(facts.total.images * (1 + absent))
 
 
-def _class_weights(setup: RunSetup, facts: Sequence[SiteFacts]) -> tuple[float, ...]:
+def _class_weights(classes: Sequence[str], counts: NDArray[np.int64]) -> tuple[float, ...]:
     """Inverse class frequency over the training sites, scaled so that the mean over images is 1."""
-    training = set(setup.training_sites)
-    counts = np.sum([fact.class_counts["train"] for fact in facts if fact.name in training], axis=0)
-    for name, count in zip(setup.classes, counts, strict=True):
+    for name, count in zip(classes, counts, strict=True):
         if not count:
             raise DataError(f"class {name!r} has no training image, so it has no weight; set training.class_weights = no or add images")
     return tuple(float(weight) for weight in counts.sum() / (len(counts) * counts))
 
 
-def _counts(classes: Sequence[str], facts: Sequence[SiteFacts]) -> dict[str, dict[str, dict[str, int]]]:
-    return {
-        split: {
-            fact.name: {name: int(count) for name, count in zip(classes, fact.class_counts[split], strict=True)}
-            for fact in facts
-            if split in fact.class_counts and fact.name != POOLED
-        }
+def _counts(setup: RunSetup, facts: CollectedFacts) -> dict[str, dict[str, dict[str, int]]]:
+    told = {
+        split: {name: _by_class(setup, counts[split]) for name, counts in facts.counts.items() if split in counts and name != POOLED}
         for split in SPLITS
     }
+    if not told["train"]:
+        told["train"] = {ALL_SITES: _by_class(setup, facts.total.class_counts)}
+    return told
+
+
+def _by_class(setup: RunSetup, counts: NDArray[np.int64]) -> dict[str, int]:
+    return {name: int(count) for name, count in zip(setup.classes, counts, strict=True)}

@@ -1,201 +1,237 @@
-"""What sites do, free of Ray: hold shards, train and evaluate for a session, give back partial sums.
+"""What sites do, free of Ray: train and evaluate for a session, and give away what may be added up.
 
-A :class:`SiteHost` serves one site or many virtual ones. Nothing but :class:`HostResult` and
-:class:`HostEvaluation` leaves it: encoded updates already summed over its sites, and summable metrics.
+A :class:`SiteHost` serves one site or many virtual ones. What leaves it is in :mod:`primia.federation.exchange`: sums, sealed or
+masked contributions, the metrics that a site tells of itself, and why a site is left out.
 """
 
 from __future__ import annotations
 
 import traceback
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from primia.config.settings import FederationSettings
-from primia.data.shard import Dataset, JoinedDataset, Shard
-from primia.data.statistics import Normalisation, PixelSums, pixel_sums
-from primia.errors import FederationError, TrainingError
-from primia.federation.plan import SPLITS, SitePlan
+from primia.data.statistics import Normalisation
+from primia.errors import PrimiaError, TrainingError
+from primia.federation.encoding import EvaluationEncoding, FactsEncoding, UpdateEncoding, rounding_key
+from primia.federation.exchange import (
+    Charter,
+    Contribution,
+    HostEvaluation,
+    HostFacts,
+    HostReply,
+    HostResult,
+    Inbox,
+    RoundTask,
+    Session,
+    SiteFailure,
+    SiteReport,
+    TrainingFacts,
+)
+from primia.federation.member import Member
+from primia.federation.outbox import MaskedOutbox, Outbox, PlainOutbox, SealedOutbox
+from primia.federation.plan import POOLED, SPLITS, SitePlan
 from primia.federation.site_state import SiteState
 from primia.federation.stages import Stage, build_stages, encode
-from primia.federation.update import GlobalModel, Update, UpdateSum
+from primia.federation.update import GlobalModel, Update
+from primia.secagg.messages import Roster, Task
 from primia.training.evaluation import Evaluation
-from primia.training.learner import Learner, LearnerSpec, LocalResult, LocalWork
+from primia.training.learner import Learner, LocalResult, LocalWork
 
 _CACHED_LEARNERS = 2
-
-
-@dataclass(frozen=True)
-class Session:
-    """One federation that a host serves; a host may serve several (trials of a search)."""
-
-    id: str
-    learner: LearnerSpec
-    federation: FederationSettings
-    normalisations: Mapping[str, Normalisation]
-    state_folder: Path
-
-
-@dataclass(frozen=True)
-class SiteFacts:
-    """What a site tells before the first round: image counts by class for each split it has, pixel sums of its training shard."""
-
-    name: str
-    class_counts: Mapping[str, NDArray[np.int64]]
-    pixels: PixelSums | None
-
-    @property
-    def training_images(self) -> int:
-        """Images in the training shard."""
-        return int(self.class_counts["train"].sum()) if "train" in self.class_counts else 0
-
-
-@dataclass(frozen=True)
-class SiteTask:
-    """One site's part in a round: so many optimiser steps, after ``first_step`` earlier ones."""
-
-    site: str
-    first_step: int
-    steps: int
-
-
-@dataclass(frozen=True)
-class RoundTask:
-    """A host's part in a round. States of rounds not in ``keep`` may be forgotten."""
-
-    round: int
-    rounds: int
-    sites: tuple[SiteTask, ...]
-    keep: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True)
-class SiteReport:
-    """How a site's local work went."""
-
-    site: str
-    result: LocalResult
-    upload_bytes: int
-
-
-@dataclass(frozen=True)
-class SiteFailure:
-    """Why a site is left out. ``fatal``: going on would not help (a loss that is not finite)."""
-
-    site: str
-    reason: str
-    traceback: str = ""
-    fatal: bool = False
-
-
-@dataclass(frozen=True)
-class HostResult:
-    """One partial sum over a host's sites; ``update`` is None where no site delivered."""
-
-    update: Update | None
-    reports: tuple[SiteReport, ...]
-    failures: tuple[SiteFailure, ...]
-
-
-@dataclass(frozen=True)
-class HostEvaluation:
-    """Summable metrics of each site that has the split."""
-
-    evaluations: Mapping[str, Evaluation]
-    failures: tuple[SiteFailure, ...]
 
 
 class SiteHost:
     """Holds the shards of its sites and works on them."""
 
     def __init__(self, sites: Sequence[SitePlan]) -> None:
-        self._sites = {site.name: site for site in sites}
+        self._members = {site.name: Member(site) for site in sites}
         self._learners: OrderedDict[str, Learner] = OrderedDict()
-        self._data: dict[tuple[str, str], Dataset] = {}
 
-    def describe(self) -> tuple[SiteFacts, ...]:
-        """Facts on every site of this host."""
-        return tuple(self._facts(site) for site in self._sites.values())
+    def join(self, charter: Charter, sites: Sequence[str]) -> HostReply:
+        """The public keys of each named site whose owner allows the federation."""
+
+        def step(member: Member) -> object:
+            member.admit(charter)
+            return member.identity(charter).public
+
+        return self._each(sites, step)
+
+    def facts(self, charter: Charter, sites: Sequence[str], inboxes: Mapping[str, Inbox]) -> HostFacts:
+        """Facts on each named site; a fault of a site is raised."""
+        encoding = FactsEncoding(len(charter.classes), charter.channels)
+        outbox: Any = MaskedOutbox(charter, "facts", inboxes, lambda facts, _: encoding.encode(facts)) if inboxes else PlainOutbox()
+        counts = {}
+        for member in self._named(sites):
+            if not charter.is_secure or member.name in inboxes:
+                outbox.put(member, _training_facts(charter, member))
+            counts[member.name] = _told_counts(charter, member)
+        return HostFacts(outbox.total, tuple(counts), counts)
 
     def train(self, session: Session, task: RoundTask, start: GlobalModel) -> HostResult:
         """Local work of each named site from ``start``; a site that fails is reported and the others go on."""
-        total, reports, failures = UpdateSum(), [], []
-        for part in task.sites:
+        outbox = self._update_outbox(session, task)
+        reports, failures = [], []
+        for member in self._named(task.sites):
             try:
-                update, report = self._train_site(session, task, part, start)
+                reports.append(self._train_site(session, task, member, start, outbox))
             except Exception as error:
-                failures.append(_failure(part.site, error))
-                continue
-            total.add(update)
-            reports.append(report)
-        return HostResult(total.total, tuple(reports), tuple(failures))
+                failures.append(_failure(member.name, error))
+                member.note(session.charter, {"purpose": "train", "round": task.round, "outcome": f"left out: {failures[-1].reason}"})
+        return HostResult(getattr(outbox, "total", None), tuple(reports), tuple(failures), getattr(outbox, "sealed", {}))
 
-    def evaluate(self, session: Session, split: str, sites: Sequence[str], model: GlobalModel) -> HostEvaluation:
+    def evaluate(
+        self, session: Session, split: str, sites: Sequence[str], model: GlobalModel, inboxes: Mapping[str, Inbox]
+    ) -> HostEvaluation:
         """Metrics of ``model`` on one split of each named site of this host; with FedBN on the site's own BatchNorm layers."""
-        learner = self._learner(session)
-        evaluations: dict[str, Evaluation] = {}
-        failures = []
-        for site in (self._sites[name] for name in sites if name in self._sites):
+        charter, learner = session.charter, self._learner(session)
+        encoding = EvaluationEncoding(len(charter.classes))
+        outbox: Any = MaskedOutbox(charter, split, inboxes, lambda value, _: encoding.encode(value)) if inboxes else PlainOutbox()
+        metrics, delivered, failures = {}, [], []
+        for member in self._named(sites):
             try:
-                data = self._dataset(site, split)
-                self._state(session, site.name).load_model(learner, model)
-                evaluations[site.name] = learner.evaluate(data, session.normalisations[site.name])
+                evaluation = self._evaluate_site(session, learner, member, split, model)
+                told = evaluation.metrics(charter.classes)
+                outbox.put(member, evaluation)
+                delivered.append(member.name)
+                if not inboxes or charter.settings.secure_aggregation.site_metrics:
+                    metrics[member.name] = told
             except Exception as error:
-                failures.append(_failure(site.name, error))
-        return HostEvaluation(evaluations, tuple(failures))
+                failures.append(_failure(member.name, error))
+        return HostEvaluation(outbox.total, tuple(delivered), metrics, tuple(failures))
 
-    def _train_site(self, session: Session, task: RoundTask, part: SiteTask, start: GlobalModel) -> tuple[Update, SiteReport]:
-        learner = self._learner(session)
-        state = self._state(session, part.site)
+    def advertise(self, charter: Charter, task: Task, sites: Sequence[str]) -> HostReply:
+        """First step of secure aggregation: each site's fresh keys."""
+        return self._each(sites, lambda member: member.advertise(charter, task))
+
+    def share(self, charter: Charter, purpose: str, rosters: Mapping[str, Roster]) -> HostReply:
+        """Second step: each site's sealed shares, by recipient."""
+
+        def step(member: Member) -> object:
+            return member.role(charter, purpose).share(rosters[member.name], lambda peer: member.pin(charter, peer))
+
+        return self._each(rosters, step)
+
+    def confirm(self, charter: Charter, purpose: str, sites: Sequence[str], survivors: Sequence[str]) -> HostReply:
+        """Fourth step: each site's signature on who delivered."""
+        return self._each(sites, lambda member: member.role(charter, purpose).confirm(survivors))
+
+    def unmask(self, charter: Charter, purpose: str, confirmations: Mapping[str, Mapping[str, bytes]]) -> HostReply:
+        """Last step: the shares that open the sum."""
+
+        def step(member: Member) -> object:
+            shares = member.role(charter, purpose).unmask(confirmations[member.name])
+            member.finish(charter, purpose)
+            return shares
+
+        return self._each(confirmations, step)
+
+    def _named(self, sites: Iterable[str]) -> Iterator[Member]:
+        return (self._members[name] for name in sites if name in self._members)
+
+    def _each(self, sites: Iterable[str], step: Callable[[Member], object]) -> HostReply:
+        values, failures = {}, []
+        for member in self._named(sites):
+            try:
+                values[member.name] = step(member)
+            except PrimiaError as error:
+                failures.append(_failure(member.name, error))
+        return HostReply(values, tuple(failures))
+
+    def _update_outbox(self, session: Session, task: RoundTask) -> Outbox[Contribution]:
+        charter, flat = session.charter, self._learner(session).flat
+        if charter.is_sealed:
+            return SealedOutbox(charter, task)
+        if not charter.is_secure:
+            return PlainOutbox(lambda contribution: contribution.update.nbytes)
+        encoding = UpdateEncoding(flat.parameter_count, flat.buffer_count, session.total_weight, task.range)
+        seed = charter.settings.run.seed
+        return MaskedOutbox(
+            charter, "train", task.inboxes, lambda value, site: encoding.encode(value, rounding_key(seed, site, task.round))
+        )
+
+    def _train_site(
+        self, session: Session, task: RoundTask, member: Member, start: GlobalModel, outbox: Outbox[Contribution]
+    ) -> SiteReport:
+        charter, learner, data = session.charter, self._learner(session), member.dataset("train")
+        member.admit(charter)
+        state = self._state(session, member)
         state.load_model(learner, start)
         state.load_optimizer(learner, task.round - 1)
-        work = LocalWork(part.site, task.round, task.rounds, part.first_step, part.steps, session.normalisations[part.site])
-        data = self._dataset(self._sites[part.site], "train")
+        steps = task.steps or member.steps(charter)
+        work = LocalWork(member.name, task.round, task.rounds, (task.round - 1) * steps, steps, _normalisation(session, member))
         result = learner.train(data, work)
         state.save(learner, task.round, keep=task.keep)
+        size = outbox.put(member, self._contribution(session, learner, result, float(len(data)), start))
+        member.note(charter, {"purpose": "train", "round": task.round, "images": len(data), "steps": steps, "outcome": "delivered"})
+        return _report(charter, member, result, size)
+
+    def _contribution(self, session: Session, learner: Learner, result: LocalResult, weight: float, start: GlobalModel) -> Contribution:
         parameters = learner.parameters()
         np.subtract(parameters, start.parameters, out=parameters)
-        update = Update(parameters, learner.buffers(), float(len(data)))
-        encoded = encode(self._stages(session), update, start)
-        return encoded, SiteReport(part.site, result, encoded.nbytes)
+        update = encode(self._stages(session), Update(parameters, learner.buffers(), weight), start)
+        return Contribution(update, result.samples, result.steps, result.loss * result.samples)
+
+    def _evaluate_site(self, session: Session, learner: Learner, member: Member, split: str, model: GlobalModel) -> Evaluation:
+        member.admit(session.charter)
+        self._state(session, member).load_model(learner, model)
+        return learner.evaluate(member.dataset(split), _normalisation(session, member))
 
     def _stages(self, session: Session) -> tuple[Stage, ...]:
-        return build_stages(session.federation, self._learner(session).flat)
+        return build_stages(session.charter.settings.federation, self._learner(session).flat)
 
-    def _state(self, session: Session, site: str) -> SiteState:
-        return SiteState(session.state_folder / site, session.federation, self._learner(session).flat)
+    def _state(self, session: Session, member: Member) -> SiteState:
+        charter = session.charter
+        return SiteState(charter.state_folder / member.name, charter.settings.federation, self._learner(session).flat)
 
     def _learner(self, session: Session) -> Learner:
-        if session.id not in self._learners:
-            self._learners[session.id] = Learner(session.learner)
-        self._learners.move_to_end(session.id)
+        key = session.charter.id
+        if key not in self._learners:
+            self._learners[key] = Learner(session.learner)
+        self._learners.move_to_end(key)
         while len(self._learners) > _CACHED_LEARNERS:
             self._learners.popitem(last=False)
-        return self._learners[session.id]
+        return self._learners[key]
 
-    def _dataset(self, site: SitePlan, split: str) -> Dataset:
-        key = (site.name, split)
-        if key not in self._data:
-            parts = [Shard.open(path) for path in site.shards(split)]
-            self._data[key] = parts[0] if len(parts) == 1 else JoinedDataset(parts)
-        return self._data[key]
 
-    def _facts(self, site: SitePlan) -> SiteFacts:
-        counts = {}
-        for split in SPLITS:
-            shards = [Shard.open(path) for path in site.shards(split)]
-            if shards:
-                counts[split] = np.sum([shard.class_counts() for shard in shards], axis=0)
-        pixels = pixel_sums(self._dataset(site, "train")) if site.trains else None
-        return SiteFacts(site.name, counts, pixels)
+def _training_facts(charter: Charter, member: Member) -> TrainingFacts:
+    """What a site adds to the facts: its images where it trains, its steps where it owns images (``pooled`` owns none)."""
+    facts, plan = TrainingFacts.zero(len(charter.classes), charter.channels), member.plan
+    if plan.train and plan.name != POOLED:
+        facts += TrainingFacts(facts.class_counts, facts.pixels, member.steps(charter), 0, 1)
+    if plan.trains:
+        counts, pixels = member.class_counts("train"), member.pixels
+        facts += TrainingFacts(counts, pixels, 0, int(counts.sum()), 0)
+    return facts
+
+
+def _told_counts(charter: Charter, member: Member) -> dict[str, Any]:
+    """Images by class of the splits that the site speaks of: with secure aggregation none of its training images."""
+    told: tuple[str, ...] = SPLITS
+    if charter.is_secure:
+        told = tuple(split for split in SPLITS if split != "train") if charter.settings.secure_aggregation.site_metrics else ()
+    return {split: member.class_counts(split) for split in told if member.plan.shards(split)}
+
+
+def _normalisation(session: Session, member: Member) -> Normalisation:
+    """The federation's, or the site's own from its training images where it is to use that and has some."""
+    own = session.charter.settings.data.normalisation == "site" and member.plan.trains
+    return member.pixels.normalisation() if own else session.normalisation
+
+
+def _report(charter: Charter, member: Member, result: LocalResult, size: int) -> SiteReport:
+    report = SiteReport(member.name, result.learning_rate, result.seconds, size)
+    if charter.is_secure:
+        return report
+    return replace(report, samples=result.samples, steps=result.steps, loss=result.loss)
 
 
 def _failure(site: str, error: Exception) -> SiteFailure:
-    reason = str(error) if isinstance(error, TrainingError | FederationError) else f"{type(error).__name__}: {error}"
     if isinstance(error, TrainingError):
-        return SiteFailure(site, reason, fatal=True)
-    return SiteFailure(site, reason, traceback.format_exc())
+        return SiteFailure(site, str(error), fatal=True)
+    if isinstance(error, PrimiaError):
+        return SiteFailure(site, str(error))
+    return SiteFailure(site, f"{type(error).__name__}: {error}", traceback.format_exc())

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from importlib.metadata import version
 
 from primia.federation.checkpoint import RunState
-from primia.federation.rounds import Evaluations, pooled
+from primia.federation.plan import POOLED
+from primia.federation.rounds import Evaluated
 from primia.federation.setup import Prepared, RunSetup
 
 _PACKAGES = ("primia", "torch", "torchvision", "ray", "numpy", "pyarrow", "torchmetrics")
@@ -20,12 +21,12 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {name: version(name) for name in _PACKAGES}
 
 
-def build_summary(setup: RunSetup, prepared: Prepared, state: RunState, tested: Evaluations, status: str) -> dict[str, object]:
-    """The document of a finished run; ``tested`` are the best model's evaluations on each site's test shard."""
+def build_summary(setup: RunSetup, prepared: Prepared, state: RunState, tested: Evaluated | None, status: str) -> dict[str, object]:
+    """The document of a finished run; ``tested``: the best model on the test shards."""
     if state.best is None:
         raise AssertionError("the last round is always validated, so there is a best model")
     best = state.best
-    test_sites = {name: evaluation.metrics(setup.classes) for name, evaluation in tested.items()}
+    test_sites = tested.sites if tested else {}
     sites = _sites(setup, prepared, best.sites, test_sites)
     settings = setup.settings
     return {
@@ -37,7 +38,7 @@ def build_summary(setup: RunSetup, prepared: Prepared, state: RunState, tested: 
         "best_round": best.model.round,
         "synthetic": setup.synthetic,
         "validation": best.validation,
-        "test": pooled(tested).metrics(setup.classes) if tested else None,
+        "test": tested.pooled if tested else None,
         "sites": sites,
         "worst_site": _worst(test_sites or best.sites),
         "timing": {"total": sum(state.progress.seconds.values()), **state.progress.seconds},
@@ -48,6 +49,7 @@ def build_summary(setup: RunSetup, prepared: Prepared, state: RunState, tested: 
             "image_size": setup.image_size,
             "channels": setup.channels,
             "skipped": list(setup.skipped),
+            "train_images": prepared.train_images,
             "counts": prepared.class_counts,
         },
         "faults": [dict(fault) for fault in state.progress.faults],
@@ -62,10 +64,11 @@ def _sites(setup: RunSetup, prepared: Prepared, validation: Mapping[str, Metrics
         site.name: {
             "validation": validation.get(site.name),
             "test": test.get(site.name),
-            "train_images": sum(train.get(site.name, {}).values()),
+            "trains": bool(site.train),
+            "train_images": sum(train[site.name].values()) if site.name in train else None,
         }
         for site in setup.sites
-        if site.name in train or site.name in validation or site.name in test
+        if site.name != POOLED
     }
 
 

@@ -42,27 +42,15 @@ class Update:
         """Bytes that a site uploads."""
         return self.parameters.nbytes + self.buffers.nbytes
 
+    def __iadd__(self, other: Update) -> Update:
+        """The sum, in the memory of this one's vectors."""
+        np.add(self.parameters, other.parameters, out=self.parameters)
+        np.add(self.buffers, other.buffers, out=self.buffers)
+        return Update(self.parameters, self.buffers, self.weight + other.weight)
 
-class UpdateSum:
-    """Running sum of updates, in the order in which they are added; owns its memory."""
-
-    def __init__(self) -> None:
-        self._total: Update | None = None
-
-    def add(self, update: Update) -> None:
-        """Add one update; the first one is copied where it is read-only, else taken over."""
-        if self._total is None:
-            self._total = Update(_owned(update.parameters), _owned(update.buffers), update.weight)
-            return
-        total = self._total
-        np.add(total.parameters, update.parameters, out=total.parameters)
-        np.add(total.buffers, update.buffers, out=total.buffers)
-        self._total = Update(total.parameters, total.buffers, total.weight + update.weight)
-
-    @property
-    def total(self) -> Update | None:
-        """The sum, or None where nothing was added."""
-        return self._total
+    def owned(self) -> Update:
+        """This one, or a copy where its memory is read-only."""
+        return Update(_owned(self.parameters), _owned(self.buffers), self.weight)
 
 
 def _owned(vector: Vector) -> Vector:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
 from primia.federation.plan import SitePlan
-from primia.federation.site import HostEvaluation, HostResult, RoundTask, Session, SiteFacts, SiteHost
-from primia.federation.update import GlobalModel
+from primia.federation.site import SiteHost
 
 
 class FederatedWorker:
@@ -25,14 +25,6 @@ class FederatedWorker:
         """True as soon as the actor is up."""
         return True
 
-    def describe(self) -> tuple[SiteFacts, ...]:
-        """See :meth:`SiteHost.describe`."""
-        return self._host.describe()
-
-    def train(self, session: Session, task: RoundTask, start: GlobalModel) -> HostResult:
-        """See :meth:`SiteHost.train`."""
-        return self._host.train(session, task, start)
-
-    def evaluate(self, session: Session, split: str, sites: Sequence[str], model: GlobalModel) -> HostEvaluation:
-        """See :meth:`SiteHost.evaluate`."""
-        return self._host.evaluate(session, split, sites, model)
+    def call(self, method: str, *arguments: object) -> Any:
+        """A method of :class:`SiteHost` by its name."""
+        return getattr(self._host, method)(*arguments)

@@ -111,7 +111,7 @@ def _site_caveats(runs: Mapping[str, RunSummary]) -> Iterator[str]:
     if not alone:
         return
     yield "a site alone is chosen by its own validation images: compare test, not validation"
-    missing = sorted({name for run in runs.values() for name, site in run.sites.items() if site.train_images} - alone)
+    missing = sorted({name for run in runs.values() for name, site in run.sites.items() if site.trains} - alone)
     if missing:
         named = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
         yield f"no run of {named} alone, so the best single site may be missing"

@@ -85,11 +85,10 @@ def render_report(results: RunResults) -> str:
 def headline(run: RunSummary) -> str:
     """What was trained on what, in which way, and with what result, in plain sentences."""
     sites = run.training_sites
-    images = sum(run.sites[name].train_images for name in sites)
     model = _MODELS.get(run.model.name, run.model.name)
     made = "synthetic images" if run.synthetic else "images"
     return (
-        f"A {model} with {run.model.parameters:,} parameters was trained on {images:,} {made} "
+        f"A {model} with {run.model.parameters:,} parameters was trained on {run.data.train_images:,} {made} "
         f"of {fmt.plural(len(sites), 'site')} to tell {_classes(run.data.classes)} apart. {_manner(run)} {_outcome(run)}"
     )
 

@@ -23,7 +23,6 @@ class SiteRound:
     """One site's part in a round; ``status`` is ``ok`` or why it was left out."""
 
     status: str
-    steps: int
     train_loss: float | None
     validation_mcc: float | None
 
@@ -33,6 +32,7 @@ class RoundResult:
     """One round over all sites; ``validation_mcc`` is None where the round was not validated; wall time in seconds."""
 
     round: int
+    steps: int
     train_loss: float | None
     learning_rate: float | None
     seconds: float | None
@@ -61,7 +61,7 @@ class RunResults:
     @property
     def steps(self) -> int:
         """Optimisation steps of all sites in all rounds."""
-        return sum(site.steps for round_ in self.rounds for site in round_.sites.values())
+        return sum(round_.steps for round_ in self.rounds)
 
 
 def _read_summary(path: Path) -> RunSummary:
@@ -88,12 +88,16 @@ def _read_rounds(file: Path) -> tuple[RoundResult, ...]:
     sites: dict[int, dict[str, SiteRound]] = {}
     for row in rows:
         if row["site"] != _ALL_SITES:
-            sites.setdefault(row["round"], {})[row["site"]] = SiteRound(
-                row["status"], row["steps"], row["train_loss"], row["validation_mcc"]
-            )
+            sites.setdefault(row["round"], {})[row["site"]] = SiteRound(row["status"], row["train_loss"], row["validation_mcc"])
     return tuple(
         RoundResult(
-            row["round"], row["train_loss"], row["learning_rate"], row["seconds"], row["validation_mcc"], sites.get(row["round"], {})
+            row["round"],
+            row["steps"],
+            row["train_loss"],
+            row["learning_rate"],
+            row["seconds"],
+            row["validation_mcc"],
+            sites.get(row["round"], {}),
         )
         for row in sorted(rows, key=lambda row: int(row["round"]))
         if row["site"] == _ALL_SITES

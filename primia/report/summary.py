@@ -40,11 +40,12 @@ class Metrics(_Document):
 
 
 class SiteResult(_Document):
-    """The best model on one site's images, and how many it has for training."""
+    """The best model on one site's images, whether it has images for training, and how many where it tells."""
 
     validation: Metrics | None
     test: Metrics | None
-    train_images: int
+    trains: bool
+    train_images: int | None
 
     def on(self, split: Split) -> Metrics | None:
         """Metrics of one split."""
@@ -79,12 +80,13 @@ class ModelFacts(_Document):
 
 
 class DataFacts(_Document):
-    """What was trained on; ``counts`` is split -> site -> class -> images."""
+    """What was trained on: images in all; ``counts`` is split -> site -> class -> images."""
 
     classes: tuple[str, ...]
     image_size: int
     channels: int
     skipped: tuple[str, ...]
+    train_images: int
     counts: dict[str, dict[str, dict[str, int]]]
 
 
@@ -142,7 +144,7 @@ class RunSummary(_Document):
         """Sites whose images were trained on."""
         if self.mode == "local":
             return (self.local_site,)
-        return tuple(name for name, site in self.sites.items() if site.train_images)
+        return tuple(name for name, site in self.sites.items() if site.trains)
 
     @property
     def local_site(self) -> str:

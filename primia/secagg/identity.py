@@ -23,6 +23,7 @@ from primia.errors import ProtocolError
 from primia.files import atomic_path
 
 _GROUP = 4
+_LENGTH_BYTES = 2
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,7 @@ class Identity:
         with suppress(FileNotFoundError):
             return cls._load(name, path)
         identity = cls.generate(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(path) as temporary:
             descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             with open(descriptor, "w") as file:  # noqa: PTH123 - by descriptor
@@ -142,6 +144,8 @@ class Identity:
             raise
         except Exception as error:
             raise ProtocolError(f"a message for {self.name!r} that should come from {sender.name!r} cannot be opened: {error}") from None
+        if any(_padding(envelope, parsed)):
+            raise ProtocolError(f"a message from {sender.name!r} for {self.name!r} was changed on its way")
         if named != sender.name:
             raise ProtocolError(f"a message for {self.name!r} names {named!r} as its sender, not {sender.name!r}")
         header = _header(context)
@@ -153,6 +157,13 @@ class Identity:
 def _header(context: Mapping[str, object]) -> bytes:
     text = json.dumps(dict(context), sort_keys=True).encode()
     return len(text).to_bytes(4, "big") + text
+
+
+def _padding(envelope: bytes, parsed: syc.ParsedEnvelope) -> bytes:
+    """The zeros between prelude and signature's length: the only bytes of an envelope that Syft does not authenticate."""
+    end = len(envelope) - len(parsed.ciphertext) - len(parsed.signature) - _LENGTH_BYTES
+    prelude = bytes(parsed.prelude_bytes)
+    return envelope[envelope.find(prelude) + len(prelude) : end]
 
 
 def _words(context: Mapping[str, object]) -> str:

@@ -25,7 +25,7 @@ def round_(number: int, mcc: float, sites: dict[str, float], best: bool = False)
     return RoundFinished(number, 3, 0.5, 0.01, 1.25, {"mcc": mcc}, metrics, best)
 
 
-STARTED = RunStarted(Path("run"), ("a", "b"), 3, 0, 1234, {"a": 3, "b": 4})
+STARTED = RunStarted(Path("run"), ("a", "b"), 3, 0, 1234, 7)
 
 
 def test_a_line_a_round_under_one_heading() -> None:

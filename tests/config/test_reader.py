@@ -94,7 +94,7 @@ def test_byte_order_mark_and_windows_line_ends(tmp_path: Path) -> None:
         ("[training]\noptimzer = sgd\n", "x.ini: unknown key training.optimzer; did you mean training.optimizer?"),
         ("[training]\nBatch_Size = 8\n", "x.ini: unknown key training.Batch_Size; did you mean training.batch_size?"),
         ("[data]\nbatch_size = 8\n", "x.ini: unknown key data.batch_size; did you mean training.batch_size?"),
-        ("[privacy]\nzzz = 8\n", "x.ini: unknown key privacy.zzz; keys of [privacy]: none yet"),
+        ("[search]\nzzz = 8\n", "x.ini: unknown key search.zzz; keys of [search]: none yet"),
         ("[trainings]\nbatch_size = 8\n", "x.ini: unknown section [trainings]; did you mean [training]? sections: run, data, "),
         ("[zzz]\n", "x.ini: unknown section [zzz]; sections: run, data, "),
         ("[DEFAULT]\nseed = 1\n", "x.ini: unknown section [DEFAULT]; "),

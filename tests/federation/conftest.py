@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from primia.config.settings import Settings
 from primia.data.federation import FederatedData, prepare
+from primia.federation.exchange import RoundTask, SiteFailure
+from primia.federation.hosts import Answer, Arguments
 from primia.federation.plan import SitePlan, plan_sites
 from primia.federation.run_folder import RunFolder
 from primia.federation.setup import RunSetup
-from primia.federation.site import HostEvaluation, HostResult, RoundTask, Session, SiteFacts, SiteFailure, SiteHost
-from primia.federation.update import GlobalModel
+from primia.federation.site import SiteHost
 
 TINY = {
     "data": {"source": "demo", "demo_images": 36, "image_size": 16, "sites": 3, "validation_fraction": 0.25, "test_fraction": 0.25},
@@ -24,28 +24,48 @@ TINY = {
 
 
 class InProcessHosts:
-    """Hosts without Ray; ``broken`` names (round, site) pairs whose actor is lost."""
+    """Hosts without Ray.
 
-    def __init__(self, assignment: Sequence[Sequence[SitePlan]], broken: frozenset[tuple[int, str]] = frozenset()) -> None:
+    ``broken`` names (round, site) pairs whose actor is lost in training; ``lost`` (method, site) pairs whose actor is lost in that call,
+    once each.
+    """
+
+    def __init__(
+        self,
+        assignment: Sequence[Sequence[SitePlan]],
+        broken: frozenset[tuple[int, str]] = frozenset(),
+        lost: Iterable[tuple[str, str]] = (),
+    ) -> None:
         self.hosts = [SiteHost(sites) for sites in assignment]
         self.names = [tuple(site.name for site in sites) for sites in assignment]
         self.broken = broken
+        self.lost = list(lost)
+        self.calls: list[str] = []
 
-    def describe(self) -> tuple[SiteFacts, ...]:
-        return tuple(facts for host in self.hosts for facts in host.describe())
+    def share(self, value: object) -> object:
+        return value
 
-    def train(self, session: Session, task: RoundTask, start: GlobalModel) -> Iterator[HostResult]:
+    def ask(self, method: str, sites: Sequence[str], arguments: Arguments) -> Iterator[Answer]:
+        self.calls.append(method)
         for host, names in zip(self.hosts, self.names, strict=True):
-            parts = tuple(part for part in task.sites if part.site in names)
-            lost = [part.site for part in parts if (task.round, part.site) in self.broken]
-            if lost:
-                yield HostResult(None, (), tuple(SiteFailure(part.site, "its actor died") for part in parts))
-            elif parts:
-                yield host.train(session, replace(task, sites=parts), start)
+            asked = tuple(name for name in names if name in sites)
+            if not asked:
+                continue
+            given = arguments(asked)
+            if self._is_lost(method, asked, given):
+                yield Answer(asked, None, tuple(SiteFailure(name, "its actor died", lost=True) for name in asked))
+            else:
+                yield Answer(asked, getattr(host, method)(*given), ())
 
-    def evaluate(self, session: Session, split: str, sites: Sequence[str], model: GlobalModel) -> Iterator[HostEvaluation]:
-        for host in self.hosts:
-            yield host.evaluate(session, split, sites, model)
+    def _is_lost(self, method: str, names: tuple[str, ...], given: tuple[object, ...]) -> bool:
+        tasks = [item for item in given if isinstance(item, RoundTask)]
+        if any((task.round, name) in self.broken for task in tasks for name in names):
+            return True
+        for name in names:
+            if (method, name) in self.lost:
+                self.lost.remove((method, name))
+                return True
+        return False
 
     def close(self) -> None: ...
 

@@ -38,7 +38,7 @@ def test_the_first_traceback_is_an_error_and_later_ones_are_one_line(records: tu
 
 def test_rounds_and_notices_are_lines(records: tuple[LogListener, list[logging.LogRecord]]) -> None:
     listener, seen = records
-    listener.hear(RunStarted(Path("run"), ("a", "b"), 5, 1, 1000, {"a": 3, "b": 4}))
+    listener.hear(RunStarted(Path("run"), ("a", "b"), 5, 1, 1000, 7))
     listener.hear(ROUND)
     listener.hear(Notice("warning", "look out"))
     listener.hear(SiteFinished(2, "a", 0.1, 1.0))

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from primia.config.settings import FederationSettings, RunSettings, TrainingSettings
+from primia.config.settings import RunSettings
 from primia.data.federation import FederatedData, SiteShards
 from primia.errors import ConfigError, DataError
-from primia.federation.plan import actor_count, assign_hosts, plan_sites, round_steps
+from primia.federation.plan import actor_count, assign_hosts, plan_sites, single_learner_steps
 
 
 def data(*sites: SiteShards) -> FederatedData:
@@ -61,15 +61,8 @@ def test_hosts_share_sites_evenly_and_fixedly() -> None:
     assert (actor_count(0, 3, 2), actor_count(0, 1000, 2), actor_count(0, 1000, 64), actor_count(5, 3, 2)) == (3, 8, 64, 3)
 
 
-def test_steps_of_a_round() -> None:
-    images = {"a": 100, "b": 33}
-    training = TrainingSettings(batch_size=10)
-    federated = plan_sites(data(site("a"), site("b")), RunSettings())
-    pooled = plan_sites(data(site("a"), site("b")), RunSettings(mode="pooled"))
-    local = plan_sites(data(site("a"), site("b")), RunSettings(mode="local", site="b"))
-    assert round_steps(images, federated, FederationSettings(), training) == {"a": 10, "b": 4}
-    assert round_steps(images, federated, FederationSettings(local_epochs=2), training) == {"a": 20, "b": 8}
-    assert round_steps(images, federated, FederationSettings(sync_every_n_batch=3), training) == {"a": 3, "b": 3}
-    assert round_steps({**images, "pooled": 133}, pooled, FederationSettings(), training) == {"pooled": 14}
-    assert round_steps(images, local, FederationSettings(), training) == {"b": 14}
-    assert round_steps(images, local, FederationSettings(sites_per_round=1), training) == {"b": 7}
+def test_a_single_learner_makes_the_steps_of_a_federated_round() -> None:
+    assert single_learner_steps(14, owners=2, sites_per_round=0) == 14
+    assert single_learner_steps(14, owners=2, sites_per_round=1) == 7
+    assert single_learner_steps(14, owners=2, sites_per_round=5) == 14
+    assert single_learner_steps(1, owners=100, sites_per_round=1) == 1

@@ -11,13 +11,16 @@ import pytest
 from primia.errors import DataError, FederationError, TrainingError
 from primia.federation.checkpoint import Checkpoints, RunState
 from primia.federation.driver import run_federation
-from primia.federation.events import Event, RoundFinished, RunFinished, SiteLeftOut
+from primia.federation.events import Event, Notice, RoundFinished, RunFinished, SiteFinished, SiteLeftOut
 from primia.federation.plan import assign_hosts
 from primia.federation.rounds import RoundLoop
 from primia.federation.run_folder import RunFolder
 from primia.federation.setup import RunSetup, prepare_run
 from primia.federation.update import GlobalModel
+from primia.secagg.identity import Identity
 
+DRIVER = Identity.generate("demo@primia.example")
+PLAIN = {"secure_aggregation": {"enabled": False, "seal": False}}
 Make = Callable[..., RunSetup]
 MakeHosts = Callable[..., object]
 
@@ -25,9 +28,9 @@ MakeHosts = Callable[..., object]
 def run(setup: RunSetup, hosts, until: int | None = None) -> tuple[RunState, list[Event]]:  # type: ignore[no-untyped-def]
     """Run, or go on from the last checkpoint, and stop dead after round ``until``."""
     checkpoints = Checkpoints(RunFolder(setup.folder).checkpoints, 2)
-    prepared = prepare_run(setup, hosts.describe())
+    prepared = prepare_run(setup, hosts, DRIVER)
     state = checkpoints.load_latest()[0] or RunState(prepared.initial)
-    loop = RoundLoop(setup, prepared, hosts, checkpoints, state)
+    loop = RoundLoop(setup, prepared, checkpoints, state)
     events = []
     for event in loop.run():
         events.append(event)
@@ -53,8 +56,10 @@ def equal(first: GlobalModel, second: GlobalModel) -> bool:
         {"federation": {"keep_optimizer_state": True}, "training": {"optimizer": "adamw"}},
         {"federation": {"sites_per_round": 2, "sync_every_n_batch": 3}, "augmentation": {"rotation": 20, "noise": 0.1}},
         {"run": {"mode": "pooled"}, "federation": {"keep_optimizer_state": True}},
+        PLAIN,
+        {"secure_aggregation": {"enabled": False}},
     ],
-    ids=["fedavg", "fedadam", "fedbn", "optimizer-state", "sampled", "pooled"],
+    ids=["fedavg", "fedadam", "fedbn", "optimizer-state", "sampled", "pooled", "plain", "sealed"],
 )
 def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(make_setup: Make, make_hosts: MakeHosts, sections: dict) -> None:  # type: ignore[type-arg]
     whole = make_setup("whole", **sections)
@@ -92,7 +97,7 @@ def test_modes_take_equal_optimisation_steps(make_setup: Make, make_hosts: MakeH
     for mode, site in (("federated", ""), ("pooled", ""), ("local", "site-1")):
         setup = make_setup(mode, run={"mode": mode, "site": site})
         hosts = make_hosts(assign_hosts(setup.sites, 3))
-        steps[mode] = sum(prepare_run(setup, hosts.describe()).steps.values())
+        steps[mode] = prepare_run(setup, hosts, DRIVER).steps
     assert steps["federated"] == steps["pooled"] == steps["local"] > 3
 
 
@@ -103,9 +108,9 @@ def test_a_lost_site_is_left_out_of_its_round_and_takes_part_in_the_next(make_se
     assert [(event.round, event.site, event.reason) for event in events if isinstance(event, SiteLeftOut)] == [(2, name, "its actor died")]
     assert state.model.round == 4
     assert state.progress.faults == ({"round": 2, "site": name, "reason": "its actor died"},)
-    vector = state.model.parameters.nbytes + state.model.buffers.nbytes
-    assert state.progress.up_bytes[name] == 3 * vector
-    assert state.progress.up_bytes[setup.training_sites[0]] == 4 * vector
+    vector = 4 * state.model.parameters.size + 8 * (state.model.buffers.size + 5)
+    assert 0 <= state.progress.up_bytes[name] - 3 * vector <= 3 * 8  # padding
+    assert 0 <= state.progress.up_bytes[setup.training_sites[0]] - 4 * vector <= 4 * 8
 
 
 def test_below_the_quorum_the_run_stops_and_says_how_to_go_on(make_setup: Make, make_hosts: MakeHosts) -> None:
@@ -127,6 +132,92 @@ def test_a_site_that_raises_is_left_out_with_its_traceback(make_setup: Make, mak
     assert "TypeError" in left_out.reason and "Traceback" in left_out.traceback
 
 
+def test_secure_and_plain_runs_give_the_same_model_up_to_the_rounding(make_setup: Make, make_hosts: MakeHosts) -> None:
+    masked, plain, sealed = make_setup("masked"), make_setup("plain", **PLAIN), make_setup("sealed", secure_aggregation={"enabled": False})
+    expected, _ = run(plain, one_each(plain, make_hosts))
+    first, events = run(masked, one_each(masked, make_hosts))
+    assert np.allclose(first.model.parameters, expected.model.parameters, atol=1e-5)
+    assert np.allclose(first.model.buffers, expected.model.buffers, atol=1e-5)
+    assert not np.array_equal(first.model.parameters, expected.model.parameters), "it was rounded"
+    assert equal(run(sealed, one_each(sealed, make_hosts))[0].model, expected.model)
+    assert {event.loss for event in events if isinstance(event, SiteFinished)} == {None}
+    losses = [event.train_loss for event in events if isinstance(event, RoundFinished)]
+    assert len(losses) == 4 and all(loss is not None and 0.1 < loss < 3 for loss in losses)
+
+
+def test_the_sum_is_that_of_the_survivors_wherever_a_site_is_lost(make_setup: Make, make_hosts: MakeHosts) -> None:
+    reference = make_setup("reference", federation={"rounds": 1}, **PLAIN)
+    name = reference.training_sites[1]
+    without, _ = run(reference, one_each(reference, make_hosts, broken=frozenset({(1, name)})))
+    for method in ("advertise", "share", "train"):
+        setup = make_setup(method, federation={"rounds": 1})
+        hosts = one_each(setup, make_hosts)
+        prepared = prepare_run(setup, hosts, DRIVER)
+        hosts.lost = [(method, name)]
+        loop = RoundLoop(setup, prepared, Checkpoints(RunFolder(setup.folder).checkpoints, 2), RunState(prepared.initial))
+        events = list(loop.run())
+        assert [event.site for event in events if isinstance(event, SiteLeftOut)] == [name], method
+        assert np.allclose(loop.state.model.parameters, without.model.parameters, atol=1e-5), method
+
+
+@pytest.mark.parametrize("method", ["confirm", "unmask"])
+def test_a_site_lost_after_it_delivered_is_in_the_sum(make_setup: Make, make_hosts: MakeHosts, method: str) -> None:
+    reference, setup = make_setup("reference", federation={"rounds": 1}), make_setup(federation={"rounds": 1})
+    whole, _ = run(reference, one_each(reference, make_hosts))
+    hosts = one_each(setup, make_hosts)
+    prepared = prepare_run(setup, hosts, DRIVER)
+    hosts.lost = [(method, setup.training_sites[2])]
+    loop = RoundLoop(setup, prepared, Checkpoints(RunFolder(setup.folder).checkpoints, 2), RunState(prepared.initial))
+    notices = [event.text for event in loop.run() if isinstance(event, Notice)]
+    assert equal(loop.state.model, whole.model)
+    assert any("lost after its update was in the sum" in text for text in notices)
+
+
+def test_too_few_sites_for_the_threshold_end_the_run_with_a_way_on(make_setup: Make, make_hosts: MakeHosts) -> None:
+    setup = make_setup(federation={"quorum": 0.1})
+    broken = frozenset((2, name) for name in setup.training_sites[:2])
+    with pytest.raises(FederationError, match=r"round 2: 1 of 3 sites in the group of 'site-3' delivered, 2 are needed .* --resume"):
+        run(setup, one_each(setup, make_hosts, broken=broken))
+    state, _ = run(setup, one_each(setup, make_hosts))
+    assert state.model.round == 4
+
+
+def test_a_change_beyond_the_range_is_clipped_and_said(make_setup: Make, make_hosts: MakeHosts) -> None:
+    setup = make_setup(federation={"rounds": 2}, secure_aggregation={"range": 2.0**-9})
+    _, events = run(setup, one_each(setup, make_hosts))
+    notices = [event.text for event in events if isinstance(event, Notice)]
+    assert len(notices) == 1 and "round 1:" in notices[0] and "are clipped" in notices[0], "the next range follows from the mean update"
+
+
+def test_one_training_site_alone_cannot_hide(make_setup: Make, make_hosts: MakeHosts) -> None:
+    setup = make_setup()
+    alone = replace(setup, sites=tuple(replace(site, trains=site.name == "site-1") for site in setup.sites))
+    with pytest.raises(FederationError, match=r"two training sites at least, 1 can take part.*secure_aggregation.enabled = no"):
+        prepare_run(alone, one_each(alone, make_hosts), DRIVER)
+
+
+def test_sites_may_keep_their_metrics_to_themselves(make_setup: Make, make_hosts: MakeHosts) -> None:
+    told, kept = (
+        make_setup("told", federation={"rounds": 1}),
+        make_setup("kept", federation={"rounds": 1}, secure_aggregation={"site_metrics": False}),
+    )
+    (with_sites,) = [event for event in run(told, one_each(told, make_hosts))[1] if isinstance(event, RoundFinished)]
+    (without,) = [event for event in run(kept, one_each(kept, make_hosts))[1] if isinstance(event, RoundFinished)]
+    assert set(with_sites.site_validation) == set(told.training_sites) and not without.site_validation
+    assert with_sites.validation == without.validation
+
+
+def test_an_evaluation_that_loses_a_site_begins_anew_before_anything_is_opened(make_setup: Make, make_hosts: MakeHosts) -> None:
+    setup = make_setup(federation={"rounds": 1})
+    hosts = one_each(setup, make_hosts)
+    hosts.lost = [("evaluate", setup.training_sites[0])]
+    _, events = run(setup, hosts)
+    assert not [event for event in events if isinstance(event, SiteLeftOut)]
+    assert hosts.calls.count("evaluate") == 2
+    opened = hosts.calls[hosts.calls.index("evaluate") :]
+    assert opened == ["evaluate", "advertise", "share", "evaluate", "confirm", "unmask"]
+
+
 def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_checkpoint(make_setup: Make, make_hosts: MakeHosts) -> None:
     setup = make_setup(training={"learning_rate": 1e30})
     with pytest.raises(TrainingError, match=r"site .*round 1.*batch"):
@@ -136,7 +227,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_checkpoint(ma
 
 def test_a_site_smaller_than_a_batch_is_refused(make_setup: Make, make_hosts: MakeHosts) -> None:
     setup = make_setup(training={"batch_size": 500})
-    with pytest.raises(DataError, match=r"site-1.* training images, fewer than training.batch_size = 500"):
+    with pytest.raises(DataError, match=r"site 'site-.' has fewer training images than training.batch_size = 500"):
         run(setup, one_each(setup, make_hosts))
 
 
@@ -160,18 +251,26 @@ def test_pooled_mode_of_a_single_site(make_setup: Make, make_hosts: MakeHosts) -
     setup = make_setup(run={"mode": "pooled"})
     alone = replace(setup, sites=tuple(site for site in setup.sites if site.name in ("pooled", "site-1")))
     hosts = make_hosts(assign_hosts(alone.sites, 3))
-    assert set(prepare_run(alone, hosts.describe()).steps) == {"pooled"}
+    prepared = prepare_run(alone, hosts, DRIVER)
+    assert prepared.single_steps == prepared.steps > 1
 
 
 def test_a_validation_that_lacks_a_site_chooses_no_model(make_setup: Make, make_hosts: MakeHosts) -> None:
     setup = make_setup()
     hosts = one_each(setup, make_hosts)
-    whole = hosts.evaluate
+    hosts.lost = [("evaluate", setup.training_sites[1])] * 2
+    score, chosen = hosts.ask, []
 
-    def evaluate(session, split, sites, model):  # type: ignore[no-untyped-def]
-        yield from whole(session, split, sites if model.round == 1 else sites[:1], model)
+    def ask(method, sites, arguments):  # type: ignore[no-untyped-def]
+        if method == "evaluate" and not chosen:
+            chosen.append(hosts.lost)
+            hosts.lost = []  # the first validation is whole
+            yield from score(method, sites, arguments)
+            hosts.lost = chosen[0] * 9
+        else:
+            yield from score(method, sites, arguments)
 
-    hosts.evaluate = evaluate
+    hosts.ask = ask
     state, _ = run(setup, hosts)
     assert state.best is not None and state.best.model.round == 1 and state.progress.validations_since_best == 0
 
@@ -184,7 +283,7 @@ def test_fedbn_keeps_batchnorm_at_the_site(make_setup: Make, make_hosts: MakeHos
     assert len({path.read_bytes() for path in states}) == len(states)
     pooled = make_setup("pooled-bn", federation={"rounds": 2})
     run(pooled, one_each(pooled, make_hosts))
-    assert not RunFolder(pooled.folder).sites.exists()
+    assert not list(RunFolder(pooled.folder).sites.glob("*/*.safetensors"))
 
 
 def test_the_run_folder_holds_what_it_should(make_setup: Make, make_hosts: MakeHosts) -> None:
@@ -213,19 +312,20 @@ def test_the_run_folder_holds_what_it_should(make_setup: Make, make_hosts: MakeH
 
 def test_statistics_are_pooled_exactly(make_setup: Make, make_hosts: MakeHosts) -> None:
     setup = make_setup()
-    prepared = prepare_run(setup, one_each(setup, make_hosts).describe())
+    masked = prepare_run(setup, one_each(setup, make_hosts), DRIVER)
+    plain = make_setup("plain", **PLAIN)
+    clear = prepare_run(plain, one_each(plain, make_hosts), DRIVER)
     pooled = make_setup("pooled", run={"mode": "pooled"})
-    joined = prepare_run(pooled, one_each(pooled, make_hosts).describe())
-    assert prepared.pooled_normalisation == joined.pooled_normalisation
-    own = make_setup("own", data={"normalisation": "site"})
-    by_site = prepare_run(own, one_each(own, make_hosts).describe()).session.normalisations
-    assert len({by_site[name] for name in own.training_sites}) == 3
+    joined = prepare_run(pooled, one_each(pooled, make_hosts), DRIVER)
+    assert masked.session.normalisation == clear.session.normalisation == joined.session.normalisation
 
 
 def test_class_weights_follow_the_training_sites(make_setup: Make, make_hosts: MakeHosts) -> None:
     setup = make_setup(training={"class_weights": True})
-    prepared = prepare_run(setup, one_each(setup, make_hosts).describe())
+    prepared = prepare_run(setup, one_each(setup, make_hosts), DRIVER)
+    assert set(prepared.class_counts["train"]) == {"all"}, "one site's counts are in the sum only"
     counts = np.sum([list(site.values()) for site in prepared.class_counts["train"].values()], axis=0)
+    assert counts.sum() == prepared.train_images
     weights = np.array(prepared.session.learner.class_weights)
     assert np.allclose(weights * counts, counts.sum() / len(counts))
 

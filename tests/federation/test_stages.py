@@ -6,7 +6,7 @@ from torch import nn
 
 from primia.config.settings import FederationSettings
 from primia.federation.stages import build_stages, decode, encode
-from primia.federation.update import GlobalModel, Update, UpdateSum
+from primia.federation.update import GlobalModel, Update
 from primia.models.flat import FlatSpec
 
 
@@ -16,11 +16,10 @@ def tiny_model() -> nn.Module:
 
 def mean_of(updates: list[Update], start: GlobalModel, spec: FlatSpec, weighting: str = "samples") -> Update:
     stages = build_stages(FederationSettings(weighting=weighting), spec)  # type: ignore[arg-type]
-    total = UpdateSum()
-    for update in updates:
-        total.add(encode(stages, update, start))
-    assert total.total is not None
-    return decode(stages, total.total, start)
+    total, *others = [encode(stages, update, start) for update in updates]
+    for update in others:
+        total += update
+    return decode(stages, total, start)
 
 
 def test_mean_is_weighted_by_samples_or_uniform() -> None:
@@ -62,10 +61,7 @@ def test_batchnorm_statistics_are_those_of_all_images_together() -> None:
 def test_a_sum_takes_over_writable_vectors_and_copies_read_only_ones() -> None:
     first = np.ones(3, dtype=np.float32)
     first.flags.writeable = False
-    total = UpdateSum()
-    assert total.total is None
-    total.add(Update(first, first, 1.0))
-    total.add(Update(np.full(3, 2, dtype=np.float32), np.full(3, 5, dtype=np.float32), 2.0))
-    assert total.total is not None
-    assert total.total.parameters.tolist() == [3, 3, 3] and total.total.buffers.tolist() == [6, 6, 6] and total.total.weight == 3.0
+    total = Update(first, first, 1.0).owned()
+    total += Update(np.full(3, 2, dtype=np.float32), np.full(3, 5, dtype=np.float32), 2.0)
+    assert total.parameters.tolist() == [3, 3, 3] and total.buffers.tolist() == [6, 6, 6] and total.weight == 3.0
     assert first.tolist() == [1, 1, 1]

@@ -106,7 +106,7 @@ def test_round_table_of_many_sites_has_the_lowest(make_run):
 
 def test_rounds_without_validation_are_left_out(make_run):
     first = RunResults.read(make_run()).rounds[0]
-    unvalidated = type(first)(2, 0.5, 1e-3, 1.0, None, {})
+    unvalidated = type(first)(2, 8, 0.5, 1e-3, 1.0, None, {})
     assert len(round_table([first, unvalidated]).rows) == 1
 
 

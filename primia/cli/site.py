@@ -1,0 +1,166 @@
+"""``primia-ray site``: what a data owner does: make a box, look into it, grant, revoke, pin keys of others."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from primia.cli.site_display import show_box, show_boxes
+
+if TYPE_CHECKING:
+    from primia.federation.consent import Grant
+    from primia.federation.site_box import SiteBox
+
+app = typer.Typer(help="For data owners: a site's box with its data, keys, grants and audit log.", no_args_is_help=True)
+
+Box = Annotated[Path, typer.Argument(metavar="BOX", help="Site box.")]
+BoxOrBoxes = Annotated[Path, typer.Argument(metavar="BOX", help="Site box, or a folder of boxes.")]
+Federation = Annotated[str, typer.Argument(help="Name of one federation, name@domain: its setting federation.identity.")]
+All = Annotated[bool, typer.Option("--all", help="BOX is a folder: do it in every box there.")]
+
+
+@app.command()
+def init(
+    box: Annotated[Path, typer.Argument(metavar="BOX", help="New folder.")],
+    data: Annotated[Path, typer.Option(help="Packed shards (primia-ray data pack).")],
+    site: Annotated[str | None, typer.Option(help="The one site to take, where DATA holds several.")] = None,
+    owner: Annotated[str | None, typer.Option(help="E-mail of the data owner, for Syft; without it owner@SITE.example.")] = None,
+) -> None:
+    """Make a site's box: fresh keys, its shards as Syft datasets with a mock half each, no grant yet.
+
+    Of several sites without --site: a folder of boxes, to try a federation out on one machine.
+
+    Example: primia-ray site init box/ --data packed/ --owner data@clinic-a.example
+    """
+    from primia.federation.boxes import create_boxes
+    from primia.federation.site_box import CARD_FILE
+
+    made = create_boxes(box, data, site=site, owner=owner)
+    show_boxes(made)
+    alone = (box / CARD_FILE).is_file()
+    typer.echo(f"wrote {box} ({len(made)} site {'box' if alone else 'boxes'}; nobody is granted anything yet)")
+    if not alone:
+        typer.echo("This is for trying out: in reality each hospital makes its own box of its own images, and nobody holds two.")
+    typer.echo(f"next: primia-ray site grant {box} FEDERATION{'' if alone else ' --all'}")
+
+
+@app.command()
+def show(
+    box: BoxOrBoxes,
+    public_key: Annotated[Path | None, typer.Option("--public-key", help="File to write the public keys to, for others to pin.")] = None,
+    last: Annotated[int, typer.Option(min=0, help="Lines of the audit log.")] = 10,
+) -> None:
+    """Show a box to its owner: fingerprint, datasets, grants, pinned keys, the end of the audit log. Of a folder: a table.
+
+    Example: primia-ray site show box/ --public-key clinic-a.json
+    """
+    from primia.federation.boxes import find_boxes
+    from primia.federation.site_box import CARD_FILE
+
+    if public_key is not None:
+        _hand_out(_one(box), public_key)
+    elif (box / CARD_FILE).is_file():
+        show_box(_one(box), last)
+    else:
+        show_boxes(find_boxes(box))
+        typer.echo(f"next: primia-ray site show {box}/SITE")
+
+
+@app.command()
+def grant(
+    box: BoxOrBoxes,
+    federation: Federation,
+    max_epsilon: Annotated[
+        float | None, typer.Option("--max-epsilon", help="Largest epsilon over all runs of this federation; without it no cap.")
+    ] = None,
+    until: Annotated[datetime | None, typer.Option(formats=["%Y-%m-%d"], help="Last day, in UTC.")] = None,
+    everywhere: All = False,
+) -> None:
+    """Let a federation train on the private halves. A second grant replaces the terms of the first.
+
+    Example: primia-ray site grant box/ study@hospital.example --max-epsilon 8 --until 2027-12-31
+    """
+    day = until.date() if until else None
+    for each in _chosen(box, everywhere):
+        given = each.grant(federation, max_epsilon=max_epsilon, until=day)
+        typer.echo(f"granted {federation} the data of {each.name}: {_terms(given)}")
+    typer.echo(
+        f"wrote {box}\nnext: primia-ray site show {box}, or take it back: primia-ray site revoke {box} {federation}{_all(everywhere)}"
+    )
+
+
+@app.command()
+def revoke(box: BoxOrBoxes, federation: Federation, everywhere: All = False) -> None:
+    """Take a grant back. A run under way loses the site at its next round; what was learnt before stays learnt.
+
+    Example: primia-ray site revoke box/ study@hospital.example
+    """
+    from primia.errors import ConsentError
+
+    failures = []
+    for each in _chosen(box, everywhere):
+        try:
+            typer.echo(f"revoked {federation} at {each.name} ({each.revoke(federation).revoked})")
+        except ConsentError as error:
+            failures.append(error)
+    if failures:
+        rest = f" (and {len(failures) - 1} more)" if len(failures) > 1 else ""
+        raise ConsentError(f"{failures[0]}{rest}")
+    typer.echo(f"wrote {box}\nnext: primia-ray site show {box}")
+
+
+@app.command()
+def pin(
+    box: Box,
+    public_key: Annotated[Path, typer.Argument(metavar="PUBLIC_KEY_FILE", help="What another site wrote with show --public-key.")],
+    replace: Annotated[bool, typer.Option("--replace", help="The site has new keys, and its fingerprint was compared.")] = False,
+) -> None:
+    """Pin another site's keys ahead of time, so that its first contact need not be believed.
+
+    Example: primia-ray site pin box/ clinic-b.json
+    """
+    from primia.federation.peers import read_public_key
+
+    opened, peer = _one(box), read_public_key(public_key)
+    new = opened.pin(peer, by_owner=True, replace=replace)
+    typer.echo(f"{'pinned' if new else 'known already:'} {peer.name}, fingerprint {peer.fingerprint}")
+    typer.echo(f"wrote {box}\nnext: compare this fingerprint with {peer.name} by telephone" if new else "nothing to do")
+
+
+def _one(path: Path) -> SiteBox:
+    from primia.federation.site_box import SiteBox
+
+    return SiteBox.open(path)
+
+
+def _chosen(path: Path, everywhere: bool) -> Sequence[SiteBox]:
+    """The box at ``path``, or with --all those in the folder ``path``."""
+    from primia.errors import ConsentError
+    from primia.federation.boxes import find_boxes
+    from primia.federation.site_box import CARD_FILE
+
+    boxes = find_boxes(path)
+    if not everywhere and not (path / CARD_FILE).is_file():
+        raise ConsentError(f"{path}: a folder of {len(boxes)} boxes; name one of them, or say --all")
+    return boxes
+
+
+def _all(everywhere: bool) -> str:
+    return " --all" if everywhere else ""
+
+
+def _terms(given: Grant) -> str:
+    cap = "no cap on epsilon" if given.max_epsilon is None else f"epsilon up to {given.max_epsilon:g} over all its runs"
+    return f"{cap}, {f'until {given.until}' if given.until else 'until revoked'}"
+
+
+def _hand_out(box: SiteBox, output: Path) -> None:
+    from primia.files import atomic_text
+
+    atomic_text(output, box.public_document() + "\n")
+    typer.echo(f"wrote {output} (public keys of {box.name}, fingerprint {box.public.fingerprint})")
+    typer.echo(f"next, at each other site: primia-ray site pin BOX {output.name}, and compare the fingerprint by telephone")

@@ -1,0 +1,217 @@
+"""The driver's side of what sites contribute: how a sum over sites comes about, in the clear or without seeing a single site's part."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Generic, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from primia.errors import FederationError
+from primia.federation.exchange import (
+    Charter,
+    Contribution,
+    HostEvaluation,
+    HostFacts,
+    HostReply,
+    HostResult,
+    Metrics,
+    RoundTask,
+    Session,
+    SiteFailure,
+    SiteReport,
+    TrainingFacts,
+)
+from primia.federation.hosts import Answer, Arguments, Hosts
+from primia.federation.outbox import seal_context
+from primia.federation.update import GlobalModel
+from primia.models.flat import FlatSpec
+from primia.secagg.identity import Identity, PublicIdentity
+from primia.training.evaluation import Evaluation
+
+Item = TypeVar("Item")
+Total = TypeVar("Total")
+
+TRIES = 2
+"""Times that facts and evaluations are asked for: they change nothing, so a site that was lost meanwhile may be asked again."""
+
+
+class Collection(Generic[Item, Total]):
+    """Iterate over what sites report; :attr:`total` is the sum of their contributions after that, None where nobody delivered."""
+
+    def __init__(self, items: Generator[Item, None, Total | None]) -> None:
+        self.total: Total | None = None
+        self._items = items
+
+    def __iter__(self) -> Iterator[Item]:
+        self.total = yield from self._items
+
+
+@dataclass
+class CollectedFacts:
+    """The sum of training facts, the counts that sites tell, and who is left out."""
+
+    total: TrainingFacts
+    counts: dict[str, Mapping[str, NDArray[np.int64]]] = field(default_factory=dict)
+    failures: list[SiteFailure] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class SiteEvaluated:
+    """A site's evaluation is in the sum; ``metrics`` where it tells its own."""
+
+    site: str
+    metrics: Metrics | None
+
+
+class Collector(Protocol):
+    """Collects what sites contribute."""
+
+    def facts(self, training: Sequence[str], others: Sequence[str]) -> CollectedFacts:
+        """Facts of all sites; only ``training`` sites are in the sum."""
+        ...
+
+    def train(self, session: Session, task: RoundTask, start: GlobalModel) -> Collection[SiteReport | SiteFailure, Contribution]:
+        """A round's local work."""
+        ...
+
+    def evaluate(
+        self, session: Session, split: str, sites: Sequence[str], model: GlobalModel
+    ) -> Collection[SiteEvaluated | SiteFailure, Evaluation]:
+        """Metrics of ``model`` on one split of each named site."""
+        ...
+
+
+class PlainCollector:
+    """The driver sees sums over the sites of each host: of a single site where each has an actor of its own.
+
+    Updates come sealed for ``identity``, the driver's keys, where the charter says so.
+    """
+
+    def __init__(self, hosts: Hosts, charter: Charter, flat: FlatSpec, identity: Identity) -> None:
+        self._hosts = hosts
+        self._charter = charter
+        self._flat = flat
+        self._identity = identity
+        self._share = SharedOnce(hosts)
+        self._senders: dict[str, PublicIdentity] = {}
+
+    def facts(self, training: Sequence[str], others: Sequence[str]) -> CollectedFacts:
+        """See :class:`Collector`."""
+        self._senders, failures = joined(self._hosts, self._charter, [*training, *others])
+        facts = CollectedFacts(TrainingFacts.zero(len(self._charter.classes), self._charter.channels), {}, failures)
+        for answer in ask_again(self._hosts, "facts", tuple(self._senders), lambda names: (self._charter, names, {})):
+            result: HostFacts = answered(answer)
+            facts.counts |= result.counts
+            if isinstance(result.total, TrainingFacts):
+                facts.total += result.total
+        return facts
+
+    def train(self, session: Session, task: RoundTask, start: GlobalModel) -> Collection[SiteReport | SiteFailure, Contribution]:
+        """See :class:`Collector`."""
+        return Collection(self._train(session, task, start))
+
+    def evaluate(
+        self, session: Session, split: str, sites: Sequence[str], model: GlobalModel
+    ) -> Collection[SiteEvaluated | SiteFailure, Evaluation]:
+        """See :class:`Collector`."""
+        return Collection(self._evaluate(session, split, sites, model))
+
+    def _train(
+        self, session: Session, task: RoundTask, start: GlobalModel
+    ) -> Generator[SiteReport | SiteFailure, None, Contribution | None]:
+        total: Contribution | None = None
+        task, model = replace(task, nonce=secrets.token_hex(8)), self._hosts.share(start)
+        for answer in self._hosts.ask("train", task.sites, lambda names: (self._share(session), task.of(names), model)):
+            result: HostResult = answer.result or HostResult(None, (), answer.failures)
+            yield from result.failures
+            for contribution, reports in self._contributions(task, result):
+                total = _added(total, contribution)
+                yield from reports
+        return total
+
+    def _contributions(self, task: RoundTask, result: HostResult) -> Iterator[tuple[Contribution, Sequence[SiteReport]]]:
+        if isinstance(result.total, Contribution):
+            yield result.total, result.reports
+        for report in result.reports if result.sealed else ():
+            context = seal_context(self._charter, task, report.site)
+            payload = self._identity.open(self._senders[report.site], context, result.sealed[report.site])
+            yield Contribution.from_bytes(payload, self._flat), (report,)
+
+    def _evaluate(
+        self, session: Session, split: str, sites: Sequence[str], model: GlobalModel
+    ) -> Generator[SiteEvaluated | SiteFailure, None, Evaluation | None]:
+        total: Evaluation | None = None
+        reference = self._hosts.share(model)
+
+        def arguments(names: tuple[str, ...]) -> tuple[object, ...]:
+            return self._share(session), split, names, reference, {}
+
+        for answer in ask_again(self._hosts, "evaluate", sites, arguments):
+            result: HostEvaluation = answer.result or HostEvaluation(None, (), {}, answer.failures)
+            if isinstance(result.total, Evaluation):
+                total = result.total if total is None else total + result.total
+            yield from result.failures
+            yield from (SiteEvaluated(name, result.metrics.get(name)) for name in result.delivered)
+        return total
+
+
+class SharedOnce:
+    """Puts a value into the hosts' store once, however often it is passed."""
+
+    def __init__(self, hosts: Hosts) -> None:
+        self._hosts = hosts
+        self._last: tuple[object, Any] = (None, None)
+
+    def __call__(self, value: object) -> Any:
+        """A handle on ``value``."""
+        if self._last[0] is not value:
+            self._last = (value, self._hosts.share(value))
+        return self._last[1]
+
+
+def ask_again(hosts: Hosts, method: str, sites: Sequence[str], arguments: Arguments) -> Iterator[Answer]:
+    """As :meth:`Hosts.ask`, and once more to a host that was lost meanwhile."""
+    for answer in hosts.ask(method, sites, arguments):
+        for _ in range(1, TRIES):
+            if answer.result is None:
+                (answer,) = hosts.ask(method, answer.sites, arguments)
+        yield answer
+
+
+def joined(hosts: Hosts, charter: Charter, sites: Sequence[str]) -> tuple[dict[str, PublicIdentity], list[SiteFailure]]:
+    """Public keys of the sites that take part, and why others do not.
+
+    Raises:
+        FederationError: an actor cannot be started.
+    """
+    identities: dict[str, PublicIdentity] = {}
+    failures: list[SiteFailure] = []
+    for answer in ask_again(hosts, "join", sites, lambda names: (charter, names)):
+        reply: HostReply = answered(answer)
+        identities |= reply.values  # type: ignore[arg-type]
+        failures += reply.failures
+    return identities, failures
+
+
+def answered(answer: Answer) -> Any:
+    """The result of a host.
+
+    Raises:
+        FederationError: it has none, although it was asked twice: its actor cannot be started.
+    """
+    if answer.result is None:
+        names = ", ".join(answer.sites[:3]) + (" ..." if len(answer.sites) > 3 else "")
+        reason = answer.failures[0].reason
+        raise FederationError(f"the actor of {names} cannot be started: {reason}; check memory and free CPUs of the cluster")
+    return answer.result
+
+
+def _added(total: Contribution | None, contribution: Contribution) -> Contribution:
+    if total is None:
+        return contribution.owned()
+    total += contribution
+    return total

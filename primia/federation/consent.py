@@ -1,0 +1,203 @@
+"""The owner's consent: which federations may train on a site's private halves, until when and up to which epsilon.
+
+A grant stands twice: as a reader in Syft's permission file of every private half, and as terms beside it. A check reads both
+afresh and wants both. Syft would also honour patterns for many (``*``, ``*@domain``, ``USER``), files higher up and rights to
+write; here a permission file may hold nothing but readers by name, so that a slip of the pen lets nobody in.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+import tempfile
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any
+
+from syft_perms import SyftPermContext
+from syft_perms.syftperm_modifier import PERMISSION_FILE_NAME, RuleSet
+
+from primia.errors import ConsentError
+from primia.federation.box_datasets import BoxDatasets, identity_name
+from primia.federation.box_files import locked, read_json, write_json, write_private
+
+_EVERYTHING = "**"
+"""Syft's pattern for all files of a folder."""
+
+
+@dataclass(frozen=True)
+class Grant:
+    """The terms on which a federation may use a site's data.
+
+    ``max_epsilon`` caps the privacy loss over all runs of this federation; None: no cap of the owner's. ``until`` is the last
+    day, in UTC. ``granted`` and ``revoked`` are times in UTC.
+    """
+
+    federation: str
+    granted: str
+    max_epsilon: float | None = None
+    until: date | None = None
+    revoked: str | None = None
+
+    @property
+    def state(self) -> str:
+        """``revoked``, ``expired`` or ``granted``."""
+        if self.revoked:
+            return "revoked"
+        return "expired" if self.until and today() > self.until else "granted"
+
+
+def today() -> date:
+    """The day in UTC."""
+    return datetime.now(UTC).date()
+
+
+class Grants:
+    """Grants on the datasets of one box; ``folder`` is the box."""
+
+    def __init__(self, folder: Path, datasets: BoxDatasets) -> None:
+        self._folder = folder
+        self._datasets = datasets
+        self._terms_path = folder / "grants.json"
+
+    def all(self) -> tuple[Grant, ...]:
+        """Every federation that ever had a grant, by name."""
+        return tuple(_grant(self._terms_path, name, terms) for name, terms in sorted(read_json(self._terms_path, missing={}).items()))
+
+    def check(self, federation: str) -> Grant:
+        """The grant of ``federation``, as the files say at this moment.
+
+        Raises:
+            ConsentError: never granted, revoked or expired; or a permission file lets in more than federations by name.
+        """
+        self._check_name(federation)
+        with locked(self._folder, shared=True):
+            self._check_files()
+            grant = {grant.federation: grant for grant in self.all()}.get(federation)
+            readers = self._readers(federation)
+        return self._valid(federation, grant, readers)
+
+    def grant(self, federation: str, *, max_epsilon: float | None = None, until: date | None = None) -> Grant:
+        """Let ``federation`` read every private half, on these terms; they replace earlier ones.
+
+        Raises:
+            ConsentError: no single federation, a day that is past, a cap that is no positive number, or the box as for :meth:`check`.
+        """
+        self._check_name(federation)
+        if until and until < today():
+            raise ConsentError(f"a grant until {until} is over already; give a day that is to come")
+        if max_epsilon is not None and not 0.0 < max_epsilon < math.inf:
+            raise ConsentError(f"a cap on epsilon of {max_epsilon} means nothing; give a number above 0")
+        grant = Grant(federation, _now(), max_epsilon, until)
+        with locked(self._folder):
+            self._check_files()
+            self._write_terms(grant)
+            self._change("grant_read_access", federation)
+        return grant
+
+    def revoke(self, federation: str) -> Grant:
+        """Take the grant back; it ends for every check from now on, even where Syft's files cannot be mended.
+
+        Raises:
+            ConsentError: there never was one, or a permission file holds more than federations by name.
+        """
+        self._check_name(federation)
+        with locked(self._folder):
+            terms = {grant.federation: grant for grant in self.all()}
+            if federation not in terms:
+                raise ConsentError(f"site {self._datasets.site!r} never granted {federation}; its grants: {', '.join(terms) or 'none'}")
+            revoked = replace(terms[federation], revoked=terms[federation].revoked or _now())
+            self._write_terms(revoked)
+            self._check_files()
+            self._change("revoke_read_access", federation)
+        return revoked
+
+    def _valid(self, federation: str, grant: Grant | None, readers: int) -> Grant:
+        again = f"its owner can: primia-ray site grant BOX {federation}"
+        if grant is None and readers:
+            raise self._refusal(federation, f"stands in Syft's permission files, but not in {self._terms_path.name}", again)
+        if grant is None:
+            raise self._refusal(federation, "was never granted", again)
+        if grant.state == "revoked":
+            raise self._refusal(federation, f"was revoked at {grant.revoked}", again)
+        if grant.state == "expired":
+            raise self._refusal(federation, f"was granted until {grant.until}", again)
+        if readers < len(self._datasets.names):
+            raise self._refusal(federation, f"is missing from {PERMISSION_FILE_NAME} of a dataset: revoked there", again)
+        return grant
+
+    def _refusal(self, federation: str, why: str, mend: str) -> ConsentError:
+        return ConsentError(f"site {self._datasets.site!r} does not take part: federation {federation} {why}; {mend}")
+
+    def _check_name(self, federation: str) -> None:
+        if identity_name(federation) == self._datasets.owner:
+            raise ConsentError(f"{federation} is the owner of site {self._datasets.site!r}, to whom Syft allows all; name the federation")
+
+    def _readers(self, federation: str) -> int:
+        """In how many datasets Syft lets ``federation`` read the private half."""
+        context = SyftPermContext(self._datasets.datasite)
+        return sum(bool(context.open(f"{folder}/").has_read_access(federation)) for folder in self._private_folders())
+
+    def _private_folders(self) -> list[Path]:
+        site = self._datasets
+        return [site.private_folder(name).relative_to(site.datasite) for name in site.names]
+
+    def _check_files(self) -> None:
+        expected = self._datasets.permission_files()
+        found = set(self._datasets.folder.rglob(PERMISSION_FILE_NAME))
+        for path in sorted(expected - found):
+            raise ConsentError(f"{path}: missing, so that files higher up would decide; make the box again, or restore it from a backup")
+        for path in sorted(found - expected):
+            raise ConsentError(f"{path}: a permission file where none belongs, Syft would obey it; remove it and look who wrote it")
+        for folder in self._private_folders():
+            _check_readers(self._datasets.datasite / folder / PERMISSION_FILE_NAME)
+
+    def _change(self, method: str, federation: str) -> None:
+        """Have Syft change copies of the permission files, and put those in place: its own writes are not atomic."""
+        datasite = self._datasets.datasite
+        with tempfile.TemporaryDirectory(dir=self._folder, prefix=".grant.") as scratch:
+            copy = Path(scratch, self._datasets.owner)
+            for folder in self._private_folders():
+                (copy / folder).mkdir(parents=True)
+                shutil.copyfile(datasite / folder / PERMISSION_FILE_NAME, copy / folder / PERMISSION_FILE_NAME)
+                getattr(SyftPermContext(copy).open(f"{folder}/"), method)(federation)
+                write_private(datasite / folder / PERMISSION_FILE_NAME, (copy / folder / PERMISSION_FILE_NAME).read_text())
+
+    def _write_terms(self, grant: Grant) -> None:
+        terms = asdict(grant)
+        del terms["federation"]
+        content = {**read_json(self._terms_path, missing={}), grant.federation: {**terms, "until": grant.until and str(grant.until)}}
+        write_json(self._terms_path, content)
+
+
+def _check_readers(path: Path) -> None:
+    """Raise :class:`ConsentError` where a private half's permission file lets in more than readers by name."""
+    try:
+        rules = RuleSet.load(path)
+    except Exception as error:  # whatever YAML and Syft's models raise
+        raise ConsentError(f"{path}: cannot be read ({' '.join(str(error).split())}); restore it from a backup") from None
+    mend = "edit it, or make the box again; nobody is let in until then"
+    if rules.terminal or [rule.pattern for rule in rules.rules] != [_EVERYTHING]:
+        raise ConsentError(f"{path}: holds other rules than one for all files of the dataset; {mend}")
+    access = rules.rules[0].access
+    if access.admin or access.write:
+        raise ConsentError(f"{path}: lets {', '.join((*access.admin, *access.write))} write, where only readers belong; {mend}")
+    for reader in access.read:
+        try:
+            identity_name(reader)
+        except ConsentError:
+            raise ConsentError(f"{path}: lets in {reader!r}, which names no single federation; {mend}") from None
+
+
+def _grant(path: Path, federation: str, terms: dict[str, Any]) -> Grant:
+    try:
+        until = terms["until"] and date.fromisoformat(terms["until"])
+        cap = None if terms["max_epsilon"] is None else float(terms["max_epsilon"])
+        return Grant(federation, str(terms["granted"]), cap, until or None, terms["revoked"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConsentError(f"{path}: the terms of {federation} cannot be read ({error}); grant it again") from None
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,242 @@
+"""What driver and sites say to each other; plain picklable data.
+
+A site's contribution to a sum leaves it in one of three forms: added to those of the other sites of its host (nothing is hidden
+from the driver), sealed for the driver, or masked so that only the sum over sites can be opened.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from primia.config.settings import Settings
+from primia.data.statistics import Normalisation, PixelSums
+from primia.errors import ProtocolError
+from primia.federation.update import Update
+from primia.models.flat import FlatSpec
+from primia.secagg.identity import PublicIdentity
+from primia.secagg.ring import RingVector
+from primia.training.evaluation import Evaluation
+from primia.training.learner import LearnerSpec
+
+Metrics = Mapping[str, object]
+Inbox = Mapping[str, bytes]
+
+
+@dataclass(frozen=True)
+class Charter:
+    """The terms of a federation, the same for all of its sites.
+
+    ``id`` names it among all that a host serves; ``state_folder`` holds a folder for each site; ``driver`` is whom sites seal for.
+    """
+
+    id: str
+    run: str
+    settings: Settings
+    classes: tuple[str, ...]
+    channels: int
+    state_folder: Path
+    driver: PublicIdentity
+
+    @property
+    def is_secure(self) -> bool:
+        """Whether sites mask what they send."""
+        return self.settings.run.mode == "federated" and self.settings.secure_aggregation.enabled
+
+    @property
+    def is_sealed(self) -> bool:
+        """Whether sites seal their updates for the driver instead."""
+        return self.settings.run.mode == "federated" and not self.is_secure and self.settings.secure_aggregation.seal
+
+
+@dataclass(frozen=True)
+class Session:
+    """A federation in work: its terms and what follows from all sites' facts.
+
+    ``normalisation``: of all training images. ``total_weight``: of all training sites together.
+    """
+
+    charter: Charter
+    learner: LearnerSpec
+    normalisation: Normalisation
+    total_weight: float
+
+
+@dataclass(frozen=True)
+class TrainingFacts:
+    """Sums over training sites: images of each class, pixel sums, optimiser steps of a pass, images, sites."""
+
+    class_counts: NDArray[np.int64]
+    pixels: PixelSums
+    steps: int
+    images: int
+    sites: int
+
+    @classmethod
+    def zero(cls, classes: int, channels: int) -> TrainingFacts:
+        """Facts of no site."""
+        return cls(np.zeros(classes, np.int64), PixelSums.zero(channels), 0, 0, 0)
+
+    def __add__(self, other: TrainingFacts) -> TrainingFacts:
+        return TrainingFacts(
+            self.class_counts + other.class_counts,
+            self.pixels + other.pixels,
+            self.steps + other.steps,
+            self.images + other.images,
+            self.sites + other.sites,
+        )
+
+
+@dataclass(frozen=True)
+class SiteFailure:
+    """Why a site is left out.
+
+    ``fatal``: going on would not help (a loss that is not finite). ``lost``: its actor did not answer. ``counted``: it is lost after it
+    had delivered, so that its contribution is in the sum.
+    """
+
+    site: str
+    reason: str
+    traceback: str = ""
+    fatal: bool = False
+    lost: bool = False
+    counted: bool = False
+
+
+@dataclass(frozen=True)
+class HostFacts:
+    """Facts of a host's sites. ``counts``: images by class of each split, for the sites and splits that tell them."""
+
+    total: TrainingFacts | RingVector | None
+    delivered: tuple[str, ...]
+    counts: Mapping[str, Mapping[str, NDArray[np.int64]]]
+
+
+@dataclass(frozen=True)
+class RoundTask:
+    """A round. ``steps``: of each site; None: a site's own pass over its images. States of rounds not in ``keep`` may be forgotten.
+
+    ``range``: largest change of a parameter that a masked update can hold. ``inboxes``: for each site what the others sealed for it.
+    ``nonce``: what sealed updates are bound to, new each time a round is asked for.
+    """
+
+    round: int
+    rounds: int
+    sites: tuple[str, ...]
+    steps: int | None
+    keep: tuple[int, ...] = ()
+    range: float = 0.0
+    inboxes: Mapping[str, Inbox] = field(default_factory=dict)
+    nonce: str = ""
+
+    def of(self, sites: tuple[str, ...]) -> RoundTask:
+        """The part of some sites."""
+        return replace(self, sites=sites, inboxes={name: self.inboxes[name] for name in sites if name in self.inboxes})
+
+
+@dataclass(frozen=True)
+class SiteReport:
+    """How a site's local work went. What is only in the sum (secure aggregation) or not told (differential privacy) is None.
+
+    ``learning_rate`` is the last one; ``seconds`` is wall time; ``privacy`` is the site's statement of what it has spent.
+    """
+
+    site: str
+    learning_rate: float
+    seconds: float
+    upload_bytes: int
+    samples: int | None = None
+    steps: int | None = None
+    loss: float | None = None
+    privacy: Mapping[str, object] | None = None
+
+
+@dataclass(frozen=True)
+class Contribution:
+    """A site's part of a round, or a sum of parts: the update, images seen, steps made, the sum of losses over images.
+
+    ``clipped``: parameters beyond the range of secure aggregation.
+    """
+
+    update: Update
+    samples: int
+    steps: int
+    loss_sum: float
+    clipped: int = 0
+
+    def __iadd__(self, other: Contribution) -> Contribution:
+        """The sum, in the memory of this one's vectors."""
+        update = self.update
+        update += other.update
+        return Contribution(
+            update,
+            self.samples + other.samples,
+            self.steps + other.steps,
+            self.loss_sum + other.loss_sum,
+            self.clipped + other.clipped,
+        )
+
+    def owned(self) -> Contribution:
+        """This one, or a copy where its memory is read-only."""
+        return replace(self, update=self.update.owned())
+
+    def to_bytes(self) -> bytes:
+        """For sealing."""
+        numbers = {"weight": self.update.weight, "samples": self.samples, "steps": self.steps, "loss_sum": self.loss_sum}
+        vectors = {"parameters": self.update.parameters, "buffers": self.update.buffers}
+        return save(vectors, metadata={"numbers": json.dumps(numbers)})
+
+    @classmethod
+    def from_bytes(cls, data: bytes, spec: FlatSpec) -> Contribution:
+        """Inverse of :meth:`to_bytes`.
+
+        Raises:
+            ProtocolError: not a contribution for a model of this ``spec``.
+        """
+        try:
+            size = int.from_bytes(data[:8], "little")
+            numbers = json.loads(json.loads(data[8 : 8 + size])["__metadata__"]["numbers"])
+            vectors = load(data)
+            update = Update(vectors["parameters"], vectors["buffers"], float(numbers["weight"]))
+            contribution = cls(update, int(numbers["samples"]), int(numbers["steps"]), float(numbers["loss_sum"]))
+        except (ValueError, KeyError, TypeError, SafetensorError) as error:
+            raise ProtocolError(f"a sealed update cannot be read: {error}") from None
+        lengths = (update.parameters.shape, update.buffers.shape)
+        if lengths != ((spec.parameter_count,), (spec.buffer_count,)):
+            raise ProtocolError(f"a sealed update has vectors of {lengths[0]} and {lengths[1]} numbers, not those of the model")
+        return contribution
+
+
+@dataclass(frozen=True)
+class HostResult:
+    """What a host delivers of a round: one (partial or masked) sum over its sites, or one sealed contribution each."""
+
+    total: Contribution | RingVector | None
+    reports: tuple[SiteReport, ...]
+    failures: tuple[SiteFailure, ...]
+    sealed: Mapping[str, bytes] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class HostEvaluation:
+    """Summed evaluations of a host's sites, and the metrics of those that tell them."""
+
+    total: Evaluation | RingVector | None
+    delivered: tuple[str, ...]
+    metrics: Mapping[str, Metrics]
+    failures: tuple[SiteFailure, ...]
+
+
+@dataclass(frozen=True)
+class HostReply:
+    """What each of a host's sites gave in a small step: joining, or one of secure aggregation."""
+
+    values: Mapping[str, object]
+    failures: tuple[SiteFailure, ...]

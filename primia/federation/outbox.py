@@ -1,0 +1,82 @@
+"""How contributions leave a host: added up, sealed one by one, or masked one by one and then added up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Generic, Protocol, TypeVar
+
+from primia.federation.exchange import Charter, Contribution, Inbox, RoundTask
+from primia.federation.member import Member
+from primia.secagg.ring import RingVector
+
+T = TypeVar("T")
+T_contra = TypeVar("T_contra", contravariant=True)
+
+
+class Outbox(Protocol[T_contra]):
+    """Takes one contribution a site."""
+
+    def put(self, member: Member, value: T_contra) -> int:
+        """Take a site's contribution, whose memory may be overwritten; bytes that leave the site."""
+        ...
+
+
+class PlainOutbox(Generic[T]):
+    """Adds contributions up; whoever receives the sum of a single site sees that site's."""
+
+    def __init__(self, nbytes: Callable[[T], int] = lambda value: 0) -> None:
+        self.total: T | None = None
+        self._nbytes = nbytes
+
+    def put(self, member: Member, value: T) -> int:
+        """See :class:`Outbox`."""
+        if self.total is None:
+            self.total = value
+        else:
+            self.total += value  # type: ignore[operator]
+        return self._nbytes(value)
+
+
+class SealedOutbox:
+    """Seals each contribution for the driver, bound to federation, run, round and sender."""
+
+    def __init__(self, charter: Charter, task: RoundTask) -> None:
+        self._charter = charter
+        self._task = task
+        self.sealed: dict[str, bytes] = {}
+
+    def put(self, member: Member, value: Contribution) -> int:
+        """See :class:`Outbox`."""
+        charter = self._charter
+        member.pin(charter, charter.driver)
+        context = seal_context(charter, self._task, member.name)
+        self.sealed[member.name] = member.identity(charter).seal(charter.driver, context, value.to_bytes())
+        return len(self.sealed[member.name])
+
+
+class MaskedOutbox(Generic[T]):
+    """Encodes and masks each contribution; the total is uniformly random to whoever has not all sites' masks."""
+
+    def __init__(self, charter: Charter, purpose: str, inboxes: Mapping[str, Inbox], encode: Callable[[T, str], RingVector]) -> None:
+        self.total: RingVector | None = None
+        self._charter = charter
+        self._purpose = purpose
+        self._inboxes = inboxes
+        self._encode = encode
+
+    def put(self, member: Member, value: T) -> int:
+        """See :class:`Outbox`."""
+        role = member.role(self._charter, self._purpose)
+        vector = role.mask(self._encode(value, member.name), self._inboxes[member.name])
+        size = vector.nbytes
+        if self.total is None:
+            self.total = vector
+        else:
+            self.total.add_(vector)
+        return size
+
+
+def seal_context(charter: Charter, task: RoundTask, sender: str) -> dict[str, object]:
+    """What a sealed update is bound to."""
+    where = {"federation": charter.settings.federation.identity, "run": charter.run, "round": task.round, "nonce": task.nonce}
+    return where | {"purpose": "update", "sender": sender}

@@ -1,0 +1,290 @@
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from datetime import date, timedelta
+from pathlib import Path
+
+import pytest
+import yaml
+from syft_perms import SyftPermContext
+
+from primia.errors import ConsentError
+from primia.federation import consent
+from primia.federation.box_datasets import BoxDatasets
+from primia.federation.box_files import read_json
+from primia.federation.consent import Grants
+
+OWNER = "data@north.example"
+STUDY = "study@hospital.example"
+
+
+@pytest.fixture(scope="module")
+def ready(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("ready")
+    (folder / "north.arrow").write_text("content")
+    (folder / "box").mkdir()
+    datasets = BoxDatasets(folder / "box" / "syft", OWNER, "north", ["train", "test"])
+    for name in datasets.names:
+        datasets.create(name, mock=folder / "north.arrow", private=folder / "north.arrow", synthetic=False)
+    return folder / "box"
+
+
+@pytest.fixture
+def box(ready: Path, tmp_path: Path) -> Path:
+    shutil.copytree(ready, tmp_path / "box")
+    return tmp_path / "box"
+
+
+def grants(box: Path) -> Grants:
+    """The grants as another process would see them."""
+    return Grants(box, BoxDatasets(box / "syft", OWNER, "north", ["train", "test"]))
+
+
+def rules(box: Path, name: str = "train") -> Path:
+    return box / "syft" / OWNER / "private" / "syft_datasets" / "v1" / name / "syft.pub.yaml"
+
+
+def write_rules(path: Path, **access: list[str]) -> None:
+    path.write_text(yaml.safe_dump({"rules": [{"pattern": "**", "access": access}]}))
+
+
+def refused(box: Path, federation: str = STUDY) -> str:
+    with pytest.raises(ConsentError) as error:
+        grants(box).check(federation)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def syft_lets_in(box: Path, user: str, name: str = "train") -> bool:
+    folder = SyftPermContext(box / "syft" / OWNER).open(f"private/syft_datasets/v1/{name}/")
+    return bool(folder.has_read_access(user))
+
+
+def test_nobody_is_let_in_at_first(box: Path) -> None:
+    assert "site 'north' does not take part" in refused(box)
+    assert f"federation {STUDY} was never granted; its owner can: primia-ray site grant BOX {STUDY}" in refused(box)
+    assert grants(box).all() == ()
+
+
+def test_a_grant_is_syfts_and_holds_with_its_terms(box: Path) -> None:
+    until = consent.today() + timedelta(days=3)
+    given = grants(box).grant(STUDY, max_epsilon=8.0, until=until)
+    assert grants(box).check(STUDY) == given
+    assert (given.max_epsilon, given.until, given.state) == (8.0, until, "granted")
+    assert syft_lets_in(box, STUDY, "train") and syft_lets_in(box, STUDY, "test")
+    assert not syft_lets_in(box, "other@hospital.example")
+    assert "never granted" in refused(box, "other@hospital.example")
+    assert yaml.safe_load(rules(box).read_text())["rules"][0]["access"]["read"] == [OWNER, STUDY]
+
+
+def test_files_of_a_grant_are_closed_and_nothing_else_is_left(box: Path) -> None:
+    before = {path.relative_to(box) for path in box.rglob("*")}
+    grants(box).grant(STUDY)
+    assert {path.relative_to(box) for path in box.rglob("*")} - before == {Path("grants.json"), Path("lock")}
+    for path in (box / "grants.json", rules(box), rules(box, "test")):
+        assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_revoke_holds_from_the_next_check_of_the_same_object(box: Path) -> None:
+    seen_by_worker = grants(box)
+    grants(box).grant(STUDY)
+    grants(box).grant("second@hospital.example")
+    seen_by_worker.check(STUDY)
+    revoked = grants(box).revoke(STUDY)
+    with pytest.raises(ConsentError, match=f"was revoked at {revoked.revoked}".replace("+", r"\+")):
+        seen_by_worker.check(STUDY)
+    assert not syft_lets_in(box, STUDY)
+    assert seen_by_worker.check("second@hospital.example").max_epsilon is None
+
+
+def test_a_second_grant_replaces_the_terms_and_a_revoke(box: Path) -> None:
+    grants(box).grant(STUDY, max_epsilon=8.0)
+    grants(box).revoke(STUDY)
+    assert grants(box).revoke(STUDY).state == "revoked"
+    grants(box).grant(STUDY, max_epsilon=2.0)
+    assert grants(box).check(STUDY).max_epsilon == 2.0
+    assert [grant.federation for grant in grants(box).all()] == [STUDY]
+    assert yaml.safe_load(rules(box).read_text())["rules"][0]["access"]["read"].count(STUDY) == 1
+
+
+def test_a_grant_ends_with_its_last_day(box: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    grants(box).grant(STUDY, until=consent.today())
+    grants(box).check(STUDY)
+    tomorrow = consent.today() + timedelta(days=1)
+    monkeypatch.setattr(consent, "today", lambda: tomorrow)
+    assert f"was granted until {tomorrow - timedelta(days=1)}" in refused(box)
+    assert grants(box).all()[0].state == "expired"
+
+
+def test_terms_without_meaning_are_refused(box: Path) -> None:
+    with pytest.raises(ConsentError, match="until 2020-01-01 is over already"):
+        grants(box).grant(STUDY, until=date(2020, 1, 1))
+    for cap in (0.0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(ConsentError, match="a cap on epsilon"):
+            grants(box).grant(STUDY, max_epsilon=cap)
+    assert grants(box).all() == ()
+
+
+@pytest.mark.parametrize("name", ["*", "*@hospital.example", "USER", "{{.UserEmail}}", "study", "Study@hospital.example"])
+def test_what_is_not_one_federation_is_neither_granted_nor_let_in_nor_revoked(box: Path, name: str) -> None:
+    for method in (grants(box).grant, grants(box).check, grants(box).revoke):
+        with pytest.raises(ConsentError, match="names no single federation"):
+            method(name)
+    assert not (box / "grants.json").exists()
+
+
+def test_the_owner_is_no_federation_though_syft_lets_it_do_all(box: Path) -> None:
+    assert syft_lets_in(box, OWNER)
+    for method in (grants(box).grant, grants(box).check):
+        with pytest.raises(ConsentError, match="is the owner of site 'north'"):
+            method(OWNER)
+
+
+@pytest.mark.parametrize("pattern", ["*", "*@hospital.example", "study@hospital.*", "USER", "?????@hospital.example"])
+@pytest.mark.parametrize("granted", [False, True])
+def test_a_pattern_for_many_lets_in_nobody_though_syft_would_accept_it(box: Path, pattern: str, granted: bool) -> None:
+    if granted:
+        grants(box).grant(STUDY)
+    for name in ("train", "test"):
+        write_rules(rules(box, name), read=[OWNER, STUDY, pattern] if granted else [OWNER, pattern])
+    assert syft_lets_in(box, STUDY)
+    assert f"{rules(box, 'train')}: lets in {pattern!r}, which names no single federation" in refused(box)
+
+
+def test_one_bad_file_of_many_is_enough_and_is_named(box: Path) -> None:
+    grants(box).grant(STUDY)
+    write_rules(rules(box, "test"), read=[OWNER, STUDY, "*"])
+    assert str(rules(box, "test")) in refused(box)
+    with pytest.raises(ConsentError, match="nobody is let in until then"):
+        grants(box).grant("second@hospital.example")
+
+
+@pytest.mark.parametrize("level", ["write", "admin"])
+def test_rights_to_write_are_refused(box: Path, level: str) -> None:
+    write_rules(rules(box), read=[OWNER], **{level: [STUDY]})
+    assert syft_lets_in(box, STUDY)
+    assert f"lets {STUDY} write, where only readers belong" in refused(box)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"rules": [{"pattern": "{{.UserEmail}}/**", "access": {"read": ["USER"]}}]},
+        {"rules": [{"pattern": "**", "access": {"read": [OWNER]}}, {"pattern": "*.arrow", "access": {"read": ["*"]}}]},
+        {"rules": [{"pattern": "**", "access": {"read": [OWNER]}}], "terminal": True},
+        {"rules": []},
+    ],
+)
+def test_other_rules_than_one_for_the_whole_dataset_are_refused(box: Path, content: object) -> None:
+    grants(box).grant(STUDY)
+    rules(box).write_text(yaml.safe_dump(content))
+    assert "holds other rules than one for all files" in refused(box)
+
+
+@pytest.mark.parametrize("content", ["rules: [", "rules: 3", "- x", "rules:\n- access: {read: [{a: b}]}"])
+def test_a_file_that_cannot_be_read_is_named(box: Path, content: str) -> None:
+    rules(box).write_text(content)
+    assert f"{rules(box)}: cannot be read" in refused(box)
+
+
+@pytest.mark.parametrize("above", ["", "private", "private/syft_datasets/v1"])
+def test_a_permission_file_higher_up_is_refused(box: Path, above: str) -> None:
+    """Syft would write a grant there, or obey it instead of the dataset's own where it is terminal."""
+    grants(box).grant(STUDY)
+    path = box / "syft" / OWNER / above / "syft.pub.yaml"
+    path.write_text(yaml.safe_dump({"rules": [{"pattern": "**", "access": {"read": ["*"]}}], "terminal": True}))
+    assert syft_lets_in(box, "anybody@else.example")
+    assert f"{path}: a permission file where none belongs" in refused(box)
+    with pytest.raises(ConsentError, match="where none belongs"):
+        grants(box).grant("second@hospital.example")
+
+
+def test_a_missing_permission_file_is_named_and_not_replaced_by_one_higher_up(box: Path) -> None:
+    grants(box).grant(STUDY)
+    rules(box).unlink()
+    assert f"{rules(box)}: missing" in refused(box)
+    with pytest.raises(ConsentError, match="missing"):
+        grants(box).grant(STUDY)
+    assert not rules(box).exists() and not (rules(box).parent.parent / "syft.pub.yaml").exists()
+
+
+def test_a_grant_in_syfts_files_alone_has_no_terms_and_does_not_count(box: Path) -> None:
+    context = SyftPermContext(box / "syft" / OWNER)
+    for name in ("train", "test"):
+        context.open(f"private/syft_datasets/v1/{name}/").grant_read_access(STUDY)
+    assert f"{STUDY} stands in Syft's permission files, but not in grants.json" in refused(box)
+
+
+def test_a_revoke_in_syft_alone_of_one_dataset_counts(box: Path) -> None:
+    grants(box).grant(STUDY)
+    SyftPermContext(box / "syft" / OWNER).open("private/syft_datasets/v1/test/").revoke_read_access(STUDY)
+    assert "is missing from syft.pub.yaml of a dataset: revoked there" in refused(box)
+
+
+def test_what_was_revoked_stays_so_where_a_permission_file_is_put_back(box: Path) -> None:
+    grants(box).grant(STUDY)
+    kept = {name: rules(box, name).read_text() for name in ("train", "test")}
+    grants(box).revoke(STUDY)
+    for name, content in kept.items():
+        rules(box, name).write_text(content)
+    assert "was revoked at" in refused(box)
+
+
+def test_a_revoke_counts_even_where_the_permission_file_is_beyond_repair(box: Path) -> None:
+    grants(box).grant(STUDY)
+    before = rules(box).read_text()
+    write_rules(rules(box), read=["*"])
+    with pytest.raises(ConsentError, match="lets in"):
+        grants(box).revoke(STUDY)
+    rules(box).write_text(before)
+    assert "was revoked at" in refused(box)
+
+
+def test_only_what_was_granted_can_be_revoked(box: Path) -> None:
+    grants(box).grant(STUDY)
+    with pytest.raises(ConsentError, match=f"north' never granted second@hospital.example; its grants: {STUDY}"):
+        grants(box).revoke("second@hospital.example")
+
+
+def test_a_write_that_breaks_off_leaves_the_permission_file_whole(box: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = rules(box).read_text()
+
+    def killed(path: Path, text: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(consent, "write_private", killed)
+    with pytest.raises(KeyboardInterrupt):
+        grants(box).grant(STUDY)
+    assert rules(box).read_text() == before
+    assert "is missing from syft.pub.yaml" in refused(box)
+
+
+def test_processes_that_grant_at_once_lose_nothing(box: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path\n"
+        "from primia.federation.box_datasets import BoxDatasets; from primia.federation.consent import Grants\n"
+        f"box = Path(sys.argv[1]); grants = Grants(box, BoxDatasets(box / 'syft', {OWNER!r}, 'north', ['train', 'test']))\n"
+        "for number in range(3): grants.grant(f'{sys.argv[2]}{number}@hospital.example')"
+    )
+    children = [subprocess.Popen([sys.executable, "-c", code, str(box), name]) for name in "ab"]
+    assert [child.wait(timeout=60) for child in children] == [0, 0]
+    expected = {f"{name}{number}@hospital.example" for name in "ab" for number in range(3)}
+    assert {grant.federation for grant in grants(box).all()} == expected
+    for name in ("train", "test"):
+        assert set(yaml.safe_load(rules(box, name).read_text())["rules"][0]["access"]["read"]) == expected | {OWNER}
+    for federation in expected:
+        grants(box).check(federation)
+
+
+@pytest.mark.parametrize("terms", ["{}", '{"granted": "x", "max_epsilon": "much", "until": null, "revoked": null}', "7"])
+def test_damaged_terms_let_in_nobody(box: Path, terms: str) -> None:
+    grants(box).grant(STUDY)
+    (box / "grants.json").write_text(f'{{"{STUDY}": {terms}}}')
+    assert f"grants.json: the terms of {STUDY} cannot be read" in refused(box)
+
+
+def test_terms_are_kept_as_plain_json(box: Path) -> None:
+    given = grants(box).grant(STUDY, max_epsilon=3.5)
+    assert read_json(box / "grants.json") == {STUDY: {"granted": given.granted, "max_epsilon": 3.5, "until": None, "revoked": None}}

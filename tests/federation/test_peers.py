@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from primia.errors import ConsentError, ProtocolError
+from primia.federation.peers import Peers, read_public_key
+from primia.secagg.identity import Identity, PublicIdentity
+
+
+@pytest.fixture(scope="module")
+def south() -> PublicIdentity:
+    return Identity.generate("south").public
+
+
+@pytest.fixture(scope="module")
+def impostor() -> PublicIdentity:
+    return Identity.generate("south").public
+
+
+def test_the_first_key_is_kept_for_other_processes_too(tmp_path: Path, south: PublicIdentity) -> None:
+    assert Peers(tmp_path, "north").get("south") is None
+    assert Peers(tmp_path, "north").pin(south) is True
+    assert Peers(tmp_path, "north").pin(south) is False
+    assert Peers(tmp_path, "north").get("south") == south
+    assert Peers(tmp_path, "north").all()["south"].by == "first contact"
+    assert (tmp_path / "peers.json").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("by_owner", [False, True])
+def test_another_key_is_refused_with_both_fingerprints(
+    tmp_path: Path, south: PublicIdentity, impostor: PublicIdentity, by_owner: bool
+) -> None:
+    peers = Peers(tmp_path, "north")
+    peers.pin(south, by_owner=True)
+    with pytest.raises(ProtocolError) as error:
+        peers.pin(impostor, by_owner=by_owner)
+    assert south.fingerprint in str(error.value) and impostor.fingerprint in str(error.value) and "\n" not in str(error.value)
+    assert peers.get("south") == south
+
+
+def test_the_owner_can_replace_a_key(tmp_path: Path, south: PublicIdentity, impostor: PublicIdentity) -> None:
+    peers = Peers(tmp_path, "north")
+    peers.pin(south)
+    assert peers.pin(impostor, by_owner=True, replace=True) is True
+    assert peers.get("south") == impostor and peers.all()["south"].by == "owner"
+
+
+def test_keys_that_are_none_are_not_pinned(tmp_path: Path, south: PublicIdentity) -> None:
+    swapped = json.loads(south.document)
+    swapped["keyAgreement"] = json.loads(Identity.generate("south").public.document)["keyAgreement"]
+    for document in ("{}", "no json", json.dumps(swapped)):
+        with pytest.raises(ProtocolError, match="the public keys of 'south'"):
+            Peers(tmp_path, "north").pin(PublicIdentity("south", document))
+    with pytest.raises(ConsentError, match="names no site or federation"):
+        Peers(tmp_path, "north").pin(PublicIdentity("so\nuth", south.document))
+    assert Peers(tmp_path, "north").all() == {}
+
+
+def test_a_federation_can_be_pinned_as_well(tmp_path: Path) -> None:
+    study = Identity.generate("study@hospital.example").public
+    assert Peers(tmp_path, "north").pin(study) and Peers(tmp_path, "north").get(study.name) == study
+
+
+def test_a_public_key_file_is_read_back(tmp_path: Path, south: PublicIdentity) -> None:
+    path = tmp_path / "south.json"
+    path.write_text(json.dumps(json.loads(south.document), indent=2))
+    assert read_public_key(path) == south
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"id": "did:primia:south"}', '{"id": "did:primia:../x"}'])
+def test_what_is_no_public_key_file_is_named(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "south.json"
+    path.write_text(content)
+    with pytest.raises(ConsentError) as error:
+        read_public_key(path)
+    assert str(error.value).startswith(f"{path}: no public keys of a site") and "\n" not in str(error.value)
+
+
+def test_a_public_key_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConsentError, match=r"nowhere\.json: cannot be read \(No such file or directory\)"):
+        read_public_key(tmp_path / "nowhere.json")
+
+
+def test_damaged_pins_are_named(tmp_path: Path) -> None:
+    (tmp_path / "peers.json").write_text('{"south": {"document": ""}}')
+    with pytest.raises(ConsentError, match=r"peers\.json: holds no pinned keys"):
+        Peers(tmp_path, "north").all()
