@@ -40,6 +40,9 @@ Listener = Callable[[Event], None]
 _INFERENCE_STORE_BYTES = 4 * 2**30
 """Room for the keys of the few images that are under way."""
 
+_GROUP = "model.normalisation = group instead of batch: BatchNorm mixes the images of a batch, so none of them could be protected"
+_DRY = "dry run on the mock halves: no patient's image is read, and the numbers mean nothing"
+
 
 @dataclass(frozen=True)
 class Run:
@@ -86,9 +89,11 @@ def train(
         KeyboardInterrupt: after the run was stopped cleanly; go on with ``resume``.
     """
     started_at, begun = time(), perf_counter()
-    settings = _resumed_settings(settings, Path(resume)) if resume else _resolved(settings or Settings())
+    given = settings or Settings()
+    settings = _resumed_settings(settings, Path(resume)) if resume else _resolved(given)
+    replaced = () if resume or settings.model.normalisation == given.model.normalisation else (_GROUP,)
     _check_output(settings.run.output)
-    data = prepare(settings.data, settings.data.cache or settings.run.output / ".shards", on_pack)
+    data = _data(settings, on_pack)
     data_seconds = perf_counter() - begun
     sites = plan_sites(data, settings.run)
     folder = _open(Path(resume).resolve(), data) if resume else _create(settings, data)
@@ -102,7 +107,7 @@ def train(
             image_size=data.image_size,
             synthetic=data.synthetic,
             skipped=data.skipped,
-            warnings=data.warnings,
+            warnings=(*data.warnings, *replaced),
             device=device,
             folder=folder.path,
             started_at=started_at,
@@ -150,7 +155,11 @@ def evaluate(run: Run | Path | str, data: Path | str, *, on_bad_image: Literal["
             if site.test
         }
     first, *rest = sites.values()
-    results: dict[str, Any] = sum(rest, start=first).metrics(card.classes) | {"run": str(folder), "data": str(data), "skipped": list(images.skipped)}
+    results: dict[str, Any] = sum(rest, start=first).metrics(card.classes) | {
+        "run": str(folder),
+        "data": str(data),
+        "skipped": list(images.skipped),
+    }
     if len(sites) > 1:
         results["sites"] = {name: evaluation.metrics(card.classes) for name, evaluation in sites.items()}
     return results
@@ -409,6 +418,8 @@ def _resolved(settings: Settings) -> Settings:
     pretrained = settings.model.pretrained
     file = pretrained if pretrained in ("no", "imagenet") else str(Path(pretrained).resolve())
     model = settings.model.model_copy(update={"pretrained": file})
+    if settings.privacy.is_on and model.normalisation == "batch":
+        model = model.model_copy(update={"normalisation": "group"})
     return settings.model_copy(update={"run": run, "data": data, "model": model})
 
 
@@ -427,6 +438,15 @@ def _resumed_settings(given: Settings | None, path: Path) -> Settings:
         if changed:
             raise RunError(f"cannot resume {path} with other settings: {'; '.join(changed)}; leave them out, or start a new run")
     return stored
+
+
+def _data(settings: Settings, on_pack: PackProgress | None) -> FederatedData:
+    if settings.data.source == "boxes" and settings.data.path:
+        from primia.federation.boxes import federated_data
+
+        data = federated_data(settings.data.path, settings.run.dry_run)
+        return replace(data, synthetic=True, warnings=(*data.warnings, _DRY)) if settings.run.dry_run else data
+    return prepare(settings.data, settings.data.cache or settings.run.output / ".shards", on_pack)
 
 
 def _check_output(output: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 import primia
-from primia.cli import config, data, evaluate, infer, party, report, site, train
+from primia.cli import audit, config, data, evaluate, infer, party, report, site, train
 from primia.errors import PrimiaError
 
 app = typer.Typer(
@@ -23,6 +23,7 @@ app.command()(evaluate.evaluate)
 app.command()(infer.infer)
 app.command()(report.compare)
 app.command()(report.report)
+app.command()(audit.audit)
 app.add_typer(data.app, name="data")
 app.add_typer(party.app, name="party")
 app.add_typer(config.app, name="config")

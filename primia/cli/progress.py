@@ -35,6 +35,7 @@ class TrainingDisplay:
         self._sites: TaskID | None = None
         self._columns: tuple[str, ...] = ()
         self._seen_traceback = False
+        self._told: set[tuple[str, str]] = set()
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -73,6 +74,9 @@ class TrainingDisplay:
             self._progress.advance(self._sites)
 
     def _SiteLeftOut(self, event: SiteLeftOut) -> None:  # noqa: N802
+        if (event.site, event.reason) in self._told:
+            return  # each round has it in run.log and rounds.parquet
+        self._told.add((event.site, event.reason))
         first = bool(event.traceback) and not self._seen_traceback
         style, level = ("red", "ERROR") if first else ("yellow", "warning")
         self._console.print(f"[{style}]{level}[/] round {event.round}, site {escape(event.site)}: {escape(event.reason)}", soft_wrap=True)

@@ -18,13 +18,14 @@ if TYPE_CHECKING:
 
 def train(
     config: ConfigOption = None,
-    data: Annotated[Path | None, typer.Option(help="Image folder, folder of packed shards, or MNIST's root.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Image folder, folder of packed shards or of site boxes, or MNIST's root.")] = None,
     output: Annotated[Path | None, typer.Option(help="Folder for run folders; runs where it is not given.")] = None,
     name: Annotated[str | None, typer.Option(help="Name of the run folder.")] = None,
     mode: Annotated[str | None, typer.Option(help="federated, pooled (all shards as one) or local (one site).")] = None,
     site: Annotated[str | None, typer.Option(help="The site that trains alone; implies --mode local.")] = None,
     sets: SetOption = None,
     on_bad_image: Annotated[str | None, typer.Option(help="error, or skip: unreadable images are named and counted.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Train on the mock halves of site boxes: no patient, no grant.")] = False,
     resume: Annotated[Path | None, typer.Option(help="Run folder of an interrupted run to go on with.")] = None,
     address: Annotated[str | None, typer.Option(help="A running Ray cluster; without it a local one.")] = None,
 ) -> None:
@@ -40,6 +41,8 @@ def train(
     from primia.cli.progress import TrainingDisplay
 
     flags = {"run.output": output, "run.name": name, "run.mode": mode or ("local" if site else None), "run.site": site}
+    if dry_run:
+        flags["run.dry_run"] = "yes"
     overrides = [f"{key}={value}" for key, value in (flags | {"data.on_bad_image": on_bad_image}).items() if value is not None]
     console = Console()
     settings = _settings(console, config, data, [*(sets or []), *overrides], resume)
@@ -57,7 +60,7 @@ def _settings(console: Console, config: Path | None, data: Path | None, override
     if resume and not (config or data or overrides):
         return None
     base = config or (resume / "config.ini" if resume else None)
-    given = [*([f"data.path={data}"] if data else []), *overrides]
+    given = [*([f"data.path={data}"] if data else []), *(["data.source=boxes"] if data and _holds_boxes(data) else []), *overrides]
     settings, warnings = read_config(base, given)
     if data and settings.data.source == "demo":
         settings, warnings = read_config(base, [*given, "data.source=folder"])
@@ -66,9 +69,14 @@ def _settings(console: Console, config: Path | None, data: Path | None, override
     return settings
 
 
+def _holds_boxes(data: Path) -> bool:
+    return (data / "box.json").is_file() or next(data.glob("*/box.json"), None) is not None
+
+
 def _show_result(console: Console, run: Run) -> None:
     from rich.markup import escape
 
+    from primia.report.summary import RunSummary
     from primia.report.tables import class_table, metrics_table
 
     summary = run.summary
@@ -76,6 +84,7 @@ def _show_result(console: Console, run: Run) -> None:
     console.print(metrics_table(summary))
     console.print(class_table(summary))
     path = escape(_relative(run.path))
+    console.print(f"privacy     {RunSummary.of(summary).privacy.in_short}", soft_wrap=True, highlight=False)
     console.print(f"run folder  {path}", soft_wrap=True, highlight=False)
     console.print(f"report      {path}/report.html", soft_wrap=True, highlight=False)
     console.print(
@@ -83,6 +92,9 @@ def _show_result(console: Console, run: Run) -> None:
     )
     console.print(
         "            primia-ray train --mode pooled             compare with all data in one place", soft_wrap=True, highlight=False
+    )
+    console.print(
+        f"            primia-ray audit {path}             attack it, to see what the protection is worth", soft_wrap=True, highlight=False
     )
 
 

@@ -30,10 +30,16 @@ _FALLING = ("cosine", "log-linear")
 _SKEWED = ("label-skew", "quantity-skew")
 _FILES = ("folder",)
 _SPLIT_HERE = ("mnist", "folder")
+_WITH_PATH = (*_SPLIT_HERE, "boxes")
+_BY_IMAGES = ("image", "patient")
+_PRIVATE = (*_BY_IMAGES, "site")
+_OF_PRIVACY = ("target_epsilon", "noise_multiplier", "delta", "clip", "accountant", "validation")
+_OF_DP_SGD = ("clipping", "views", "physical_batch", "statistics", "statistics_noise")
+_OF_AGGREGATION = ("threshold", "neighbours", "range", "site_metrics")
 
 NEEDS = (
     Need("run.site", "run.mode", ("local",)),
-    Need("data.path", "data.source", _SPLIT_HERE),
+    Need("data.path", "data.source", _WITH_PATH),
     Need("data.patient_pattern", "data.source", _FILES),
     Need("data.on_bad_image", "data.source", _FILES),
     Need("data.split", "data.source", _SPLIT_HERE),
@@ -55,6 +61,14 @@ NEEDS = (
     Need("federation.server_momentum", "federation.server_optimizer", ("fedavgm", *_FEDADAM)),
     Need("federation.server_beta2", "federation.server_optimizer", _FEDADAM),
     Need("federation.server_epsilon", "federation.server_optimizer", _FEDADAM),
+    *(Need(f"privacy.{key}", "privacy.unit", _PRIVATE) for key in _OF_PRIVACY),
+    *(Need(f"privacy.{key}", "privacy.unit", _BY_IMAGES) for key in _OF_DP_SGD),
+    Need("privacy.statistics_noise", "privacy.statistics", ("noisy",)),
+    Need("secure_aggregation.enabled", "run.mode", ("federated",)),
+    Need("secure_aggregation.seal", "run.mode", ("federated",)),
+    Need("secure_aggregation.seal", "secure_aggregation.enabled", (False,)),
+    *(Need(f"secure_aggregation.{key}", "run.mode", ("federated",)) for key in _OF_AGGREGATION),
+    *(Need(f"secure_aggregation.{key}", "secure_aggregation.enabled", (True,)) for key in _OF_AGGREGATION),
     Need("resources.actors", "run.mode", ("federated",)),
 )
 

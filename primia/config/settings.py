@@ -110,8 +110,8 @@ class DataSettings(Section):
     def _check(self) -> DataSettings:
         if self.validation_fraction + self.test_fraction >= 1.0:
             raise ValueError("data.validation_fraction + data.test_fraction leave nothing to train on; make their sum smaller than 1")
-        if self.source == "folder" and self.path is None:
-            raise ValueError("data.source = folder needs data.path (or --data DIR)")
+        if self.source in ("folder", "boxes") and self.path is None:
+            raise ValueError(f"data.source = {self.source} needs data.path (or --data DIR)")
         if len(set(self.classes)) < len(self.classes):
             raise ValueError(f"data.classes = {', '.join(self.classes)} names a class twice")
         return self
@@ -266,6 +266,21 @@ class PrivacySettings(Section):
         "public: the images may be published, and the best model is chosen by them.",
     )
 
+    @property
+    def is_on(self) -> bool:
+        """Whether anything is protected by differential privacy."""
+        return self.unit != "none"
+
+    @property
+    def is_by_site(self) -> bool:
+        """Whether each site protects its images or patients by DP-SGD."""
+        return self.unit in ("image", "patient")
+
+    @property
+    def chooses_model(self) -> bool:
+        """Whether the best model may be chosen by validation: not by private images, since that is not accounted for."""
+        return not self.is_on or self.validation == "public"
+
     @model_validator(mode="after")
     def _check(self) -> PrivacySettings:
         if self.unit != "none" and (self.target_epsilon is None) == (self.noise_multiplier is None):
@@ -360,6 +375,10 @@ class Settings(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Settings:
+        self._check_consent()
+        self._check_aggregation()
+        if self.privacy.is_on:
+            self._check_privacy()
         if self.model.pretrained == "imagenet" and self.data.channels == 1:
             raise ValueError("model.pretrained = imagenet was trained on three channels, but data.channels = 1; set data.channels = 3")
         if self.model.name == "resnet18" and self.data.image_size < RESNET_SMALLEST_INPUT:
@@ -368,3 +387,36 @@ class Settings(Section):
                 f"{self.data.image_size}; set data.image_size = {RESNET_SMALLEST_INPUT}, or model.name = convnet"
             )
         return self
+
+    def _check_consent(self) -> None:
+        if self.run.dry_run and self.data.source != "boxes":
+            raise ValueError("run.dry_run = yes trains on the mock halves of site boxes, but data.source is not boxes; give --data BOXES")
+        if self.run.mode == "pooled" and self.data.source == "boxes" and not self.run.dry_run:
+            raise ValueError("run.mode = pooled puts all sites' images in one place, which no grant allows; use federated or local")
+
+    def _check_aggregation(self) -> None:
+        if self.secure_aggregation.enabled and self.run.mode == "federated" and self.federation.sites_per_round == 1:
+            raise ValueError(
+                "federation.sites_per_round = 1 with secure aggregation: a sum over one site hides nothing; draw at least 2, or set "
+                "secure_aggregation.enabled = no"
+            )
+
+    def _check_privacy(self) -> None:
+        """Refuse what would void the guarantee without anybody noticing."""
+        unit = f"privacy.unit = {self.privacy.unit}"
+        if self.training.class_weights:
+            raise ValueError(f"training.class_weights = yes with {unit}: the weights tell exact class counts, which are not accounted for")
+        if self.data.normalisation == "site":
+            raise ValueError(f"data.normalisation = site with {unit}: a site's own statistics are not accounted for; set pooled")
+        if self.federation.patience and not self.privacy.chooses_model:
+            raise ValueError(
+                f"federation.patience with {unit}: stopping by private validation images is not accounted for; set it to 0, or "
+                "privacy.validation = public if they may be published"
+            )
+        if self.privacy.statistics == "noisy" and (self.run.mode != "federated" or not self.privacy.is_by_site):
+            raise ValueError("privacy.statistics = noisy needs run.mode = federated and privacy.unit = image or patient; set it to public")
+        if self.privacy.unit == "site" and (self.run.mode != "federated" or self.federation.weighting != "uniform"):
+            raise ValueError(
+                "privacy.unit = site needs run.mode = federated and federation.weighting = uniform: sites must count alike for one to hide "
+                "among the others"
+            )

@@ -41,7 +41,8 @@ class Best:
 class Progress:
     """Counts that go on across a resume: bytes a site, seconds a phase, faults, validations since the best.
 
-    ``range``: largest change of a parameter that secure aggregation holds in the next round; 0 before the first one.
+    ``range``: largest change of a parameter that secure aggregation holds in the next round; 0 before the first one. ``privacy``: each
+    site's last statement of what it has spent.
     """
 
     validations_since_best: int = 0
@@ -50,6 +51,7 @@ class Progress:
     seconds: Mapping[str, float] = field(default_factory=dict)
     faults: tuple[Mapping[str, object], ...] = ()
     range: float = 0.0
+    privacy: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -71,7 +71,7 @@ class UpdateEncoding:
 
 
 def next_range(mean_update: Vector, range_: float, clipped: int) -> float:
-    """The range of the next round: the power of two from 8 times the largest change of the mean update on; 64 times the last after clipping.
+    """The next round's range: the power of two from 8 times the largest change of the mean update on; 64 times the last after clipping.
 
     It follows from what all know, the global models, so it tells nothing new.
     """

@@ -99,7 +99,7 @@ class SiteFailure:
     """Why a site is left out.
 
     ``fatal``: going on would not help (a loss that is not finite). ``lost``: its actor did not answer. ``counted``: it is lost after it
-    had delivered, so that its contribution is in the sum.
+    had delivered, so that its contribution is in the sum. ``spent``: its privacy budget does not allow the round.
     """
 
     site: str
@@ -108,6 +108,7 @@ class SiteFailure:
     fatal: bool = False
     lost: bool = False
     counted: bool = False
+    spent: bool = False
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,8 @@ _TYPES = {"int": pa.int64(), "str": pa.string(), "float": pa.float64(), "int | N
 class HistoryRow:
     """One site's round; ``status`` is ``ok`` or why it was left out; seconds are wall time, losses means over images.
 
+    ``epsilon``: what the site has spent so far.
+
     What only the sum over sites tells (secure aggregation) is in the row ``all``.
     """
 
@@ -31,6 +33,7 @@ class HistoryRow:
     train_loss: float | None = None
     learning_rate: float | None = None
     seconds: float | None = None
+    epsilon: float | None = None
     up_bytes: int = 0
     down_bytes: int = 0
     validation_mcc: float | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from functools import cached_property
 
@@ -15,6 +16,12 @@ from primia.federation.exchange import Charter
 from primia.federation.peers import Peers
 from primia.federation.plan import SitePlan
 from primia.federation.site_box import SiteBox
+from primia.files import atomic_text
+from primia.privacy.ledger import Ledger
+from primia.privacy.noise import SecureGenerator
+from primia.privacy.sampling import Units
+from primia.privacy.site import PrivacyPlan, SitePrivacy
+from primia.privacy.statistics import noisy_sums
 from primia.secagg.identity import Identity, PublicIdentity
 from primia.secagg.messages import Advertisement, Task
 from primia.secagg.site import SiteRole
@@ -31,6 +38,7 @@ class Member:
         self._identities: dict[str, Identity] = {}
         self._trusted: dict[str, set[PublicIdentity]] = {}
         self._roles: dict[tuple[str, str], SiteRole] = {}
+        self._privacy: dict[str, SitePrivacy] = {}
 
     def admit(self, charter: Charter) -> None:
         """Read the owner's grants afresh.
@@ -40,6 +48,12 @@ class Member:
         """
         if self.plan.box and not charter.settings.run.dry_run:
             SiteBox.open(self.plan.box).check_grant(charter.settings.federation.identity)
+
+    def admit_round(self, charter: Charter, round_: int, steps: int) -> None:
+        """Raise :class:`BudgetSpent` where the privacy budget does not allow a round."""
+        privacy = self.privacy(charter, steps)
+        if privacy:
+            privacy.admit(round_, steps)
 
     def note(self, charter: Charter, event: Mapping[str, object]) -> None:
         """Append to the box's audit log who did what on this site's data."""
@@ -75,13 +89,56 @@ class Member:
             DataError: the site has fewer training images than a batch.
         """
         federation, batch_size = charter.settings.federation, charter.settings.training.batch_size
-        images = len(self.dataset("train"))
-        if images < batch_size:
+        units = len(self.units(charter))
+        if units < batch_size:
+            what = "patients" if charter.settings.privacy.unit == "patient" else "training images"
             raise DataError(
-                f"site {self.name!r} has fewer training images than training.batch_size = {batch_size}; "
-                "lower the batch size or leave the site out"
+                f"site {self.name!r} has fewer {what} than training.batch_size = {batch_size}; lower the batch size or leave the site out"
             )
-        return federation.sync_every_n_batch or federation.local_epochs * steps_per_epoch(images, batch_size)
+        return federation.sync_every_n_batch or federation.local_epochs * steps_per_epoch(units, batch_size)
+
+    def units(self, charter: Charter) -> Units:
+        """What differential privacy protects and batches are made of: images, or patients."""
+        privacy = charter.settings.privacy
+        if privacy.unit == "patient":
+            return Units.grouped([name for shard in self.shards("train") for name in shard.patients], privacy.views)
+        return Units.images(len(self.dataset("train")), privacy.views)
+
+    def privacy(self, charter: Charter, steps: int) -> SitePrivacy | None:
+        """The keeper of the site's budget in a run of so many ``steps`` a round; None where no site-side privacy is asked for.
+
+        Raises:
+            PrivacyError: the target cannot be met.
+        """
+        settings = charter.settings
+        if not settings.privacy.is_by_site:
+            return None
+        if charter.id not in self._privacy:
+            plan = PrivacyPlan(len(self.units(charter)), settings.training.batch_size, steps, settings.federation.rounds)
+            box = SiteBox.open(self.plan.box) if self.plan.box and not settings.run.dry_run else None
+            ledger = Ledger(box.ledger if box else charter.state_folder / self.name / "privacy.jsonl")
+            federation = settings.federation.identity
+            cap = box.max_epsilon(federation) if box else None
+            self._privacy[charter.id] = SitePrivacy(settings.privacy, plan, ledger, federation=federation, run=charter.run, cap=cap)
+        return self._privacy[charter.id]
+
+    def noisy_pixels(self, charter: Charter) -> PixelSums:
+        """Sums over pixels with noise, drawn and charged once in a run: the same ones are given again when it is resumed.
+
+        In place of sums and squares they hold what :func:`primia.privacy.statistics.normalisation_of` takes.
+        """
+        path = charter.state_folder / self.name / "statistics.json"
+        if not path.exists():
+            privacy = self.privacy(charter, self.steps(charter))
+            if privacy is None:
+                raise AssertionError("noisy statistics are for private sites")
+            noise = charter.settings.privacy.statistics_noise
+            sums = noisy_sums(self.dataset("train"), self.units(charter), noise, SecureGenerator())
+            privacy.charge_statistics()
+            path.parent.mkdir(parents=True, exist_ok=True)
+            atomic_text(path, json.dumps(sums.tolist()))
+        count, *rest = json.loads(path.read_text())
+        return PixelSums(count, tuple(rest[: charter.channels]), tuple(rest[charter.channels :]))
 
     def identity(self, charter: Charter) -> Identity:
         """The site's keys: those in its box, else made here for the run."""
@@ -100,12 +157,20 @@ class Member:
         if self.plan.box:
             SiteBox.open(self.plan.box).pin(peer)
         else:
-            Peers(charter.state_folder / self.name, self.name).pin(peer)
+            folder = charter.state_folder / self.name
+            folder.mkdir(parents=True, exist_ok=True)
+            Peers(folder, self.name).pin(peer)
         trusted.add(peer)
 
     def advertise(self, charter: Charter, task: Task) -> Advertisement:
-        """Begin an aggregation; an earlier one for the same purpose is forgotten."""
+        """Begin an aggregation; an earlier one for the same purpose is forgotten.
+
+        Raises:
+            ConsentError, BudgetSpent: the site may not take part.
+        """
         self.admit(charter)
+        if task.purpose == "train":
+            self.admit_round(charter, task.round, self.steps(charter))
         role = SiteRole(self.identity(charter), task)
         self._roles[charter.id, task.purpose] = role
         return role.advertise()

@@ -6,7 +6,7 @@ server optimiser, who takes part and when to stop are policies, who listens gets
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from time import perf_counter
 
@@ -21,22 +21,25 @@ from primia.federation.policies import RunPolicies
 from primia.federation.run_folder import RunFolder
 from primia.federation.server import build_server_optimizer
 from primia.federation.setup import Prepared, RunSetup
-from primia.federation.stages import build_stages, decode
+from primia.federation.stages import PrivateUpdates, build_stages, decode
 from primia.federation.update import GlobalModel
+from primia.privacy.errors import BudgetSpent
+from primia.privacy.noise import SecureGenerator
 
 
 @dataclass
 class _Outcome:
     """What came back in one round."""
 
+    has_loss: bool
     total: Contribution | None = None
     reports: list[SiteReport] = field(default_factory=list)
     failures: list[SiteFailure] = field(default_factory=list)
 
     @property
     def loss(self) -> float | None:
-        """Mean training loss over all images of the round."""
-        return self.total.loss_sum / max(1, self.total.samples) if self.total else None
+        """Mean training loss over all images of the round; None where it is private."""
+        return self.total.loss_sum / max(1, self.total.samples) if self.total and self.has_loss else None
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,8 @@ class RoundLoop:
         self._checkpoints = checkpoints
         self._federation = setup.settings.federation
         self._policies = RunPolicies.of(self._federation, setup.settings.run.seed)
-        self._stages = build_stages(self._federation, prepared.flat)
+        self._privacy = setup.settings.privacy
+        self._stages = build_stages(setup.settings, prepared.flat, _private_updates(setup, prepared))
         self._server = build_server_optimizer(self._federation)
         self._server.state = dict(state.server)
         self._folder = RunFolder(setup.folder)
@@ -98,6 +102,9 @@ class RoundLoop:
                     break
                 try:
                     yield from self._round(round_)
+                except BudgetSpent as error:
+                    yield from self._end(str(error))
+                    break
                 except ProtocolError as error:
                     raise FederationError(f"round {round_}: {error}; round {round_ - 1} is checkpointed, {self._resume_hint()}") from error
         finally:
@@ -128,7 +135,8 @@ class RoundLoop:
         start = perf_counter()
         sites = self._policies.draw.draw(self._setup.training_sites, round_)
         yield RoundStarted(round_, sites)
-        outcome = yield from self._train(round_, sites)
+        outcome = _Outcome(has_loss=not self._privacy.is_on)
+        yield from self._train(round_, sites, outcome)
         self._demand_quorum(round_, outcome, len(sites))
         self._step(outcome)
         trained = perf_counter()
@@ -149,12 +157,31 @@ class RoundLoop:
             is_best=is_best,
         )
 
-    def _train(self, round_: int, sites: Sequence[str]) -> Generator[Event, None, _Outcome]:
-        outcome = _Outcome()
+    def _train(self, round_: int, sites: Sequence[str], outcome: _Outcome) -> Iterator[Event]:
+        """Collect a round's work into ``outcome``.
+
+        Raises:
+            BudgetSpent: too few sites are left for a sum, since others have spent their privacy.
+        """
         single = self._prepared.single_steps
         task = RoundTask(round_, self._federation.rounds, tuple(sites), single, self._rounds_to_keep(), self._range)
         collected = self._prepared.collector.train(self._prepared.session, task, self.state.model)
-        for item in collected:
+        try:
+            yield from self._hear(round_, collected, outcome)
+        except ProtocolError as error:
+            if any(failure.spent for failure in outcome.failures):
+                raise BudgetSpent(f"round {round_}: {error}") from None
+            raise
+        outcome.total = collected.total
+        if outcome.total and outcome.total.clipped:
+            yield Notice(
+                "warning",
+                f"round {round_}: {outcome.total.clipped} changes of parameters were beyond {self._range:g} and are clipped to it",
+            )
+        self._count_downloads([report.site for report in outcome.reports], self.state.model)
+
+    def _hear(self, round_: int, reports: Iterable[SiteReport | SiteFailure], outcome: _Outcome) -> Iterator[Event]:
+        for item in reports:
             if isinstance(item, SiteReport):
                 outcome.reports.append(item)
                 yield SiteFinished(round_, item.site, item.loss, item.seconds)
@@ -163,19 +190,22 @@ class RoundLoop:
             else:
                 outcome.failures.append(item)
                 yield from self._leave_out(round_, item, item.reason)
-        outcome.total = collected.total
-        if outcome.total and outcome.total.clipped:
-            yield Notice(
-                "warning",
-                f"round {round_}: {outcome.total.clipped} changes of parameters were beyond {self._range:g} and are clipped to it",
-            )
-        self._count_downloads([report.site for report in outcome.reports], self.state.model)
-        return outcome
+
+    def _end(self, why: str) -> Iterator[Event]:
+        """End the run for good where privacy is spent: what has been reached is the result."""
+        last = self.state.model.round
+        self.status = "stopped"
+        yield Notice("warning", f"stopped after round {last}: {why}")
+        if last and (self.state.best is None or (not self._privacy.chooses_model and self.state.best.model.round != last)):
+            self._remember_best((yield from self._validate()))
+            self._save()
 
     def _step(self, outcome: _Outcome) -> None:
         model, total = self.state.model, outcome.total
         if total is None:
             raise AssertionError("a quorum of at least one site delivered, so there is a sum")
+        if self._prepared.private_sites:
+            self._prepared.private_sites.charge(model.round + 1, 1)
         mean = decode(self._stages, total.update, model)
         self._set_progress(range=next_range(mean.parameters, self._range, total.clipped))
         moved = GlobalModel(model.round + 1, self._server.step(model.parameters, mean.parameters), mean.buffers)
@@ -190,8 +220,12 @@ class RoundLoop:
     def _remember_best(self, validation: Evaluated) -> bool:
         """Keep the model where its MCC is above the best so far; whether it was.
 
-        A validation that lacks a site is over other images, so it can neither beat the best nor count against it.
+        A validation that lacks a site is over other images, so it can neither beat the best nor count against it. Where private images may
+        not choose, the last model is kept.
         """
+        if not self._privacy.chooses_model:
+            self.state = replace(self.state, best=Best(self.state.model, validation.mcc, validation.pooled, validation.sites))
+            return self.state.model.round == self._federation.rounds
         if self.state.best and len(validation.answered) < len(self._setup.selecting_sites):
             return False
         is_best = self.state.best is None or validation.mcc > self.state.best.mcc
@@ -202,6 +236,8 @@ class RoundLoop:
 
     def _demand_quorum(self, round_: int, outcome: _Outcome, drawn: int) -> None:
         decision = self._policies.quorum.decide(len(outcome.reports), drawn)
+        if not decision.go_on and any(failure.spent for failure in outcome.failures):
+            raise BudgetSpent(f"round {round_}: {decision.reason}, the others have spent their privacy budget")
         if not decision.go_on:
             raise FederationError(f"round {round_}: {decision.reason}; round {round_ - 1} is checkpointed, {self._resume_hint()}")
 
@@ -263,12 +299,14 @@ class RoundLoop:
         self._writer.submit(write)
 
     def _record(self, round_: int, outcome: _Outcome, validation: Evaluated | None, seconds: float) -> None:
-        up = dict(self.state.progress.up_bytes)
+        up, privacy = dict(self.state.progress.up_bytes), dict(self.state.progress.privacy)
         rows = []
         for report in outcome.reports:
             up[report.site] = up.get(report.site, 0) + report.upload_bytes
+            if report.privacy:
+                privacy[report.site] = dict(report.privacy)
             rows.append(self._site_row(round_, report, validation))
-        self._set_progress(up_bytes=up)
+        self._set_progress(up_bytes=up, privacy=privacy)
         rows += [HistoryRow(round_, failure.site, failure.reason) for failure in outcome.failures]
         rows.append(self._pooled_row(round_, outcome, validation, seconds))
         self._history.add(rows)
@@ -282,6 +320,7 @@ class RoundLoop:
             train_loss=report.loss,
             learning_rate=report.learning_rate,
             seconds=report.seconds,
+            epsilon=float(str(report.privacy["epsilon"])) if report.privacy else None,
             up_bytes=report.upload_bytes,
             down_bytes=self.state.model.nbytes,
         )
@@ -301,6 +340,14 @@ class RoundLoop:
             down_bytes=self.state.model.nbytes * len(reports),
         )
         return _with_validation(row, validation.pooled if validation else None)
+
+
+def _private_updates(setup: RunSetup, prepared: Prepared) -> PrivateUpdates | None:
+    keeper = prepared.private_sites
+    if keeper is None:
+        return None
+    mechanism = keeper.mechanism
+    return PrivateUpdates(mechanism.clip, mechanism.noise_multiplier, len(setup.training_sites), SecureGenerator())
 
 
 def _with_validation(row: HistoryRow, metrics: Mapping[str, object] | None) -> HistoryRow:

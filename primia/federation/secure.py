@@ -182,7 +182,9 @@ class SecureCollector:
 def _demand_two(training: Sequence[str], failures: Sequence[SiteFailure]) -> None:
     if len(training) >= _SMALLEST_SUM:
         return
-    why = f" ({failures[0].site}: {failures[0].reason})" if failures else ""
+    if not training and failures:
+        raise FederationError(f"no training site takes part: {failures[0].reason}")
+    why = f" ({failures[0].reason})" if failures else ""
     raise FederationError(
         f"secure aggregation needs two training sites at least, {len(training)} can take part{why}: a sum over one site hides nothing; "
         "set secure_aggregation.enabled = no to train all the same"

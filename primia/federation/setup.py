@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from primia.config.settings import Settings
+from primia.data.statistics import Normalisation, PixelSums
 from primia.errors import DataError, FederationError
 from primia.federation.collect import CollectedFacts, Collector, PlainCollector
-from primia.federation.exchange import Charter, Session, SiteFailure, TrainingFacts
+from primia.federation.exchange import Charter, Session, TrainingFacts
 from primia.federation.history import ALL_SITES
 from primia.federation.hosts import Hosts
 from primia.federation.plan import POOLED, SPLITS, SitePlan, single_learner_steps
@@ -20,6 +21,9 @@ from primia.federation.secure import SecureCollector
 from primia.federation.update import GlobalModel
 from primia.models.flat import FlatSpec
 from primia.models.registry import build_model
+from primia.privacy.ledger import Ledger
+from primia.privacy.site import PrivacyPlan, SitePrivacy
+from primia.privacy.statistics import normalisation_of, public_normalisation
 from primia.secagg.identity import Identity
 from primia.training.learner import LearnerSpec
 
@@ -62,7 +66,8 @@ class Prepared:
     """What follows from the sites' facts.
 
     ``steps``: optimiser steps of a round, all sites together. ``single_steps``: those of the one learner where there is no federation.
-    ``class_counts``: split -> site -> class -> images, as far as sites tell; ``left_out``: sites that did not join.
+    ``class_counts``: split -> site -> class -> images, as far as sites tell. ``private_sites``: keeper of the budget where whole sites are
+    protected.
     """
 
     session: Session
@@ -73,7 +78,7 @@ class Prepared:
     flat: FlatSpec
     initial: GlobalModel
     class_counts: Mapping[str, Mapping[str, Mapping[str, int]]]
-    left_out: tuple[SiteFailure, ...]
+    private_sites: SitePrivacy | None
 
 
 def prepare_run(setup: RunSetup, hosts: Hosts, identity: Identity) -> Prepared:
@@ -93,8 +98,8 @@ def prepare_run(setup: RunSetup, hosts: Hosts, identity: Identity) -> Prepared:
     others = [site.name for site in setup.sites if not site.trains]
     facts = collector.facts(setup.training_sites, others)
     if not facts.total.images:
-        raise FederationError(f"no training site takes part: {facts.failures[0].site}: {facts.failures[0].reason}")
-    session = Session(charter, _learner_spec(setup, facts.total), facts.total.pixels.normalisation(), _total_weight(setup, facts))
+        raise FederationError(f"no training site takes part: {facts.failures[0].reason}")
+    session = Session(charter, _learner_spec(setup, facts.total), _normalisation(setup, facts.total.pixels), _total_weight(setup, facts))
     owners, federated = facts.total.sites, settings.run.mode == "federated"
     single = None if federated else single_learner_steps(facts.total.steps, owners, settings.federation.sites_per_round)
     return Prepared(
@@ -106,7 +111,7 @@ def prepare_run(setup: RunSetup, hosts: Hosts, identity: Identity) -> Prepared:
         flat=flat,
         initial=GlobalModel(0, flat.parameters(model), flat.buffers(model)),
         class_counts=_counts(setup, facts),
-        left_out=tuple(facts.failures),
+        private_sites=_private_sites(setup),
     )
 
 
@@ -141,6 +146,25 @@ def _learner_spec(setup: RunSetup, facts: TrainingFacts) -> LearnerSpec:
     )
 
 
+def _normalisation(setup: RunSetup, pixels: PixelSums) -> Normalisation:
+    privacy = setup.settings.privacy
+    if not privacy.is_on:
+        return pixels.normalisation()
+    if privacy.statistics == "public":
+        return public_normalisation(setup.channels)
+    return normalisation_of(np.array([pixels.count, *pixels.total, *pixels.squares]))
+
+
+def _private_sites(setup: RunSetup) -> SitePrivacy | None:
+    """Every site is in every round's noised sum: one release a round, at sample rate 1."""
+    settings, sites = setup.settings, len(setup.training_sites)
+    if settings.privacy.unit != "site":
+        return None
+    plan = PrivacyPlan(units=sites, batch_size=sites, steps=1, rounds=settings.federation.rounds)
+    ledger = Ledger(setup.folder / "privacy.jsonl")
+    return SitePrivacy(settings.privacy, plan, ledger, federation=settings.federation.identity, run=setup.folder.name)
+
+
 def _total_weight(setup: RunSetup, facts: CollectedFacts) -> float:
     """Of all training sites; one that did not join may still come, with as many images as all others at most."""
     names = setup.training_sites
@@ -163,7 +187,7 @@ def _counts(setup: RunSetup, facts: CollectedFacts) -> dict[str, dict[str, dict[
         split: {name: _by_class(setup, counts[split]) for name, counts in facts.counts.items() if split in counts and name != POOLED}
         for split in SPLITS
     }
-    if not told["train"]:
+    if not told["train"] and not setup.settings.privacy.is_on:
         told["train"] = {ALL_SITES: _by_class(setup, facts.total.class_counts)}
     return told
 

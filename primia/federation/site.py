@@ -9,7 +9,7 @@ from __future__ import annotations
 import traceback
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -37,6 +37,8 @@ from primia.federation.plan import POOLED, SPLITS, SitePlan
 from primia.federation.site_state import SiteState
 from primia.federation.stages import Stage, build_stages, encode
 from primia.federation.update import GlobalModel, Update
+from primia.privacy.errors import BudgetSpent
+from primia.privacy.learner import PrivateLearner
 from primia.secagg.messages import Roster, Task
 from primia.training.evaluation import Evaluation
 from primia.training.learner import Learner, LocalResult, LocalWork
@@ -158,22 +160,35 @@ class SiteHost:
     ) -> SiteReport:
         charter, learner, data = session.charter, self._learner(session), member.dataset("train")
         member.admit(charter)
+        steps = task.steps or member.steps(charter)
+        privacy = member.privacy(charter, steps)
+        if privacy and isinstance(learner, PrivateLearner):
+            privacy.admit(task.round, steps)
+            learner.protect(member.units(charter), privacy.mechanism)
         state = self._state(session, member)
         state.load_model(learner, start)
         state.load_optimizer(learner, task.round - 1)
-        steps = task.steps or member.steps(charter)
         work = LocalWork(member.name, task.round, task.rounds, (task.round - 1) * steps, steps, _normalisation(session, member))
         result = learner.train(data, work)
         state.save(learner, task.round, keep=task.keep)
-        size = outbox.put(member, self._contribution(session, learner, result, float(len(data)), start))
-        member.note(charter, {"purpose": "train", "round": task.round, "images": len(data), "steps": steps, "outcome": "delivered"})
-        return _report(charter, member, result, size)
+        contribution = self._contribution(session, learner, result, float(len(data)), start)
+        # Before anything leaves: no use of the data goes unrecorded, and no privacy is spent without an account.
+        event = {"purpose": "train", "round": task.round, "images": len(data), "steps": steps, "outcome": "delivers"}
+        statement: Mapping[str, object] | None = None
+        if privacy:
+            privacy.charge(task.round, steps)
+            statement = asdict(privacy.statement())
+            event |= {"epsilon": statement["epsilon_all_runs"], "delta": statement["delta"]}
+        member.note(charter, event)
+        size = outbox.put(member, contribution)
+        return _report(charter, member, result, size, statement)
 
     def _contribution(self, session: Session, learner: Learner, result: LocalResult, weight: float, start: GlobalModel) -> Contribution:
         parameters = learner.parameters()
         np.subtract(parameters, start.parameters, out=parameters)
         update = encode(self._stages(session), Update(parameters, learner.buffers(), weight), start)
-        return Contribution(update, result.samples, result.steps, result.loss * result.samples)
+        loss = 0.0 if session.charter.settings.privacy.is_on or result.loss is None else result.loss
+        return Contribution(update, result.samples, result.steps, loss * result.samples)
 
     def _evaluate_site(self, session: Session, learner: Learner, member: Member, split: str, model: GlobalModel) -> Evaluation:
         member.admit(session.charter)
@@ -181,7 +196,7 @@ class SiteHost:
         return learner.evaluate(member.dataset(split), _normalisation(session, member))
 
     def _stages(self, session: Session) -> tuple[Stage, ...]:
-        return build_stages(session.charter.settings.federation, self._learner(session).flat)
+        return build_stages(session.charter.settings, self._learner(session).flat)
 
     def _state(self, session: Session, member: Member) -> SiteState:
         charter = session.charter
@@ -190,29 +205,46 @@ class SiteHost:
     def _learner(self, session: Session) -> Learner:
         key = session.charter.id
         if key not in self._learners:
-            self._learners[key] = Learner(session.learner)
+            self._learners[key] = _new_learner(session)
         self._learners.move_to_end(key)
         while len(self._learners) > _CACHED_LEARNERS:
             self._learners.popitem(last=False)
         return self._learners[key]
 
 
+def _new_learner(session: Session) -> Learner:
+    privacy = session.charter.settings.privacy
+    if privacy.is_by_site:
+        return PrivateLearner(session.learner, clipping=privacy.clipping, physical_batch=privacy.physical_batch)
+    return Learner(session.learner)
+
+
 def _training_facts(charter: Charter, member: Member) -> TrainingFacts:
-    """What a site adds to the facts: its images where it trains, its steps where it owns images (``pooled`` owns none)."""
+    """What a site adds to the facts: its images where it trains, its steps where it owns images (``pooled`` owns none).
+
+    Under differential privacy class counts are not told, pixel sums only with noise; the number of images is taken as public.
+    """
     facts, plan = TrainingFacts.zero(len(charter.classes), charter.channels), member.plan
     if plan.train and plan.name != POOLED:
         facts += TrainingFacts(facts.class_counts, facts.pixels, member.steps(charter), 0, 1)
     if plan.trains:
-        counts, pixels = member.class_counts("train"), member.pixels
-        facts += TrainingFacts(counts, pixels, 0, int(counts.sum()), 0)
+        privacy, counts, pixels = charter.settings.privacy, member.class_counts("train"), facts.pixels
+        if not privacy.is_on:
+            pixels = member.pixels
+        elif privacy.statistics == "noisy":
+            pixels = member.noisy_pixels(charter)
+        told = np.zeros_like(counts) if privacy.is_on else counts
+        facts += TrainingFacts(told, pixels, 0, int(counts.sum()), 0)
     return facts
 
 
 def _told_counts(charter: Charter, member: Member) -> dict[str, Any]:
-    """Images by class of the splits that the site speaks of: with secure aggregation none of its training images."""
+    """Images by class of the splits that a site speaks of: of those for training neither with secure aggregation nor with privacy."""
     told: tuple[str, ...] = SPLITS
-    if charter.is_secure:
-        told = tuple(split for split in SPLITS if split != "train") if charter.settings.secure_aggregation.site_metrics else ()
+    if charter.is_secure or charter.settings.privacy.is_on:
+        told = tuple(split for split in SPLITS if split != "train")
+    if charter.is_secure and not charter.settings.secure_aggregation.site_metrics:
+        told = ()
     return {split: member.class_counts(split) for split in told if member.plan.shards(split)}
 
 
@@ -222,16 +254,17 @@ def _normalisation(session: Session, member: Member) -> Normalisation:
     return member.pixels.normalisation() if own else session.normalisation
 
 
-def _report(charter: Charter, member: Member, result: LocalResult, size: int) -> SiteReport:
-    report = SiteReport(member.name, result.learning_rate, result.seconds, size)
+def _report(charter: Charter, member: Member, result: LocalResult, size: int, privacy: Mapping[str, object] | None) -> SiteReport:
+    report = SiteReport(member.name, result.learning_rate, result.seconds, size, privacy=privacy)
     if charter.is_secure:
         return report
-    return replace(report, samples=result.samples, steps=result.steps, loss=result.loss)
+    loss = None if charter.settings.privacy.is_on else result.loss
+    return replace(report, samples=result.samples, steps=result.steps, loss=loss)
 
 
 def _failure(site: str, error: Exception) -> SiteFailure:
     if isinstance(error, TrainingError):
         return SiteFailure(site, str(error), fatal=True)
     if isinstance(error, PrimiaError):
-        return SiteFailure(site, str(error))
+        return SiteFailure(site, str(error), spent=isinstance(error, BudgetSpent))
     return SiteFailure(site, f"{type(error).__name__}: {error}", traceback.format_exc())

@@ -13,9 +13,13 @@ from typing import Protocol
 
 import numpy as np
 
-from primia.config.settings import FederationSettings
+from primia.config.settings import Settings
 from primia.federation.update import GlobalModel, Update
 from primia.models.flat import FlatSpec
+from primia.privacy.noise import SecureGenerator
+from primia.privacy.updates import clip_update, noise_sum
+
+_ROOM = 1 - 1e-4
 
 
 class Stage(Protocol):
@@ -78,9 +82,37 @@ class WeightedMean:
         return replace(total, buffers=total.buffers * scale, weight=1.0)
 
 
-def build_stages(settings: FederationSettings, spec: FlatSpec) -> tuple[Stage, ...]:
-    """The stages of a run, in the order of their worker halves."""
-    return (BatchNormMoments(spec), WeightedMean(settings.weighting))
+class PrivateUpdates:
+    """Differential privacy of whole sites (McMahan et al., ICLR 2018): a site clips its update, the driver noises the sum.
+
+    The noised sum is divided by the number of ``sites``, whoever delivered: dividing by those who did would make the mean change by more
+    than the clip with one site more.
+    """
+
+    def __init__(self, clip: float, noise_multiplier: float = 0.0, sites: int = 1, generator: SecureGenerator | None = None) -> None:
+        self._clip = clip
+        self._noise_multiplier = noise_multiplier
+        self._sites = sites
+        self._generator = generator
+
+    def encode(self, update: Update, start: GlobalModel) -> Update:
+        """Clip in place to an L2 norm a ten-thousandth below the clip, which leaves room for rounding in secure aggregation."""
+        return replace(update, parameters=clip_update(update.parameters, self._clip * _ROOM))
+
+    def decode(self, total: Update, start: GlobalModel) -> Update:
+        """Add noise in place, and make the number of sites the weight to divide by."""
+        if self._generator is None:
+            raise AssertionError("the driver's half has a generator")
+        noisy = noise_sum(total.parameters, self._noise_multiplier, self._clip, self._generator)
+        return replace(total, parameters=noisy, weight=float(self._sites))
+
+
+def build_stages(settings: Settings, spec: FlatSpec, private: PrivateUpdates | None = None) -> tuple[Stage, ...]:
+    """The stages of a run, in the order of their worker halves; ``private``: the driver's, where sites are what is protected."""
+    stages: tuple[Stage, ...] = (BatchNormMoments(spec), WeightedMean(settings.federation.weighting))
+    if settings.privacy.unit == "site":
+        stages += (private or PrivateUpdates(settings.privacy.clip),)
+    return stages
 
 
 def encode(stages: Sequence[Stage], update: Update, start: GlobalModel) -> Update:

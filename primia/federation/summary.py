@@ -8,6 +8,7 @@ from importlib.metadata import version
 
 from primia.federation.checkpoint import RunState
 from primia.federation.plan import POOLED
+from primia.federation.privacy_summary import privacy_summary
 from primia.federation.rounds import Evaluated
 from primia.federation.setup import Prepared, RunSetup
 
@@ -52,6 +53,7 @@ def build_summary(setup: RunSetup, prepared: Prepared, state: RunState, tested: 
             "train_images": prepared.train_images,
             "counts": prepared.class_counts,
         },
+        "privacy": privacy_summary(setup, prepared, state.progress.privacy),
         "faults": [dict(fault) for fault in state.progress.faults],
         "versions": versions(),
         "config": settings.model_dump(mode="json"),

@@ -73,6 +73,7 @@ def render_report(results: RunResults) -> str:
         learning_rate=image_source(rate_svg) if rate_svg else None,
         first_rate=rounds[0].learning_rate if rounds else None,
         count_rows=counts,
+        privacy_rows=sorted(run.privacy.sites.items(), key=lambda item: -item[1].epsilon)[:ROW_LIMIT],
         hidden_counts=hidden_counts,
         phases=[(_PHASES.get(phase, phase), seconds) for phase, seconds in run.timing.items() if phase != "total"],
         traffic_rows=traffic,

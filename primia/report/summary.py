@@ -90,6 +90,43 @@ class DataFacts(_Document):
     counts: dict[str, dict[str, dict[str, int]]]
 
 
+class SitePrivacy(_Document):
+    """What a site's data have cost: epsilon at delta, for data sets that differ by one unit."""
+
+    unit: str
+    epsilon: float
+    epsilon_all_runs: float
+    delta: float
+    accountant: str
+    noise_multiplier: float
+    sample_rate: float
+    sampling: str
+    steps: int
+    clip: float
+    views: int
+    units: int
+    neighbours: str
+
+
+class Privacy(_Document):
+    """Who saw what, and what it cost; ``statement`` is a paragraph for a paper, ``sites`` is empty without differential privacy."""
+
+    unit: str
+    secure_aggregation: bool
+    sealed: bool
+    sites: dict[str, SitePrivacy]
+    statement: str
+
+    @property
+    def in_short(self) -> str:
+        """One line."""
+        hidden = "secure aggregation" if self.secure_aggregation else "sealed updates" if self.sealed else "updates in clear"
+        if not self.sites:
+            return f"{hidden}; no differential privacy"
+        worst = max(self.sites.values(), key=lambda site: site.epsilon)
+        return f"{hidden}; epsilon at most {worst.epsilon:.3g} at delta = {worst.delta:.2g}, for each {self.unit}"
+
+
 class Fault(_Document):
     """A site that was left out of a round."""
 
@@ -116,6 +153,7 @@ class RunSummary(_Document):
     communication: Communication
     model: ModelFacts
     data: DataFacts
+    privacy: Privacy
     faults: tuple[Fault, ...]
     versions: dict[str, str]
     config: dict[str, dict[str, object]]

@@ -36,8 +36,9 @@ def pair_mask(own: str, other: str, private: X25519PrivateKey, public: bytes, ag
 class SiteRole:
     """One site's part in one aggregation: each step once and in order, so that no key can serve twice.
 
-    What the driver learns of this site's vector is its share of the sum over the sites that delivered, provided that less
-    than half of each group works with the driver. Every method raises :class:`ProtocolError` where the driver or another site
+    What the driver learns of this site's vector is its share of the sum over the sites that delivered, provided that in each group of g
+    sites of which t are needed fewer than t tell the driver what they know, and fewer than 2 t - g where the driver deviates from the
+    protocol. Every method raises :class:`ProtocolError` where the driver or another site
     deviates; the site then takes no further part.
     """
 

@@ -63,9 +63,9 @@ class LocalWork:
 
 @dataclass(frozen=True)
 class LocalResult:
-    """Mean loss over images, images seen, steps made, the last learning rate, wall time in seconds."""
+    """Mean loss over images (None where it is private), images seen, steps made, the last learning rate, wall time in seconds."""
 
-    loss: float
+    loss: float | None
     samples: int
     steps: int
     learning_rate: float
@@ -120,22 +120,16 @@ class Learner:
             NonFiniteLoss: names site, round and batch.
         """
         start = perf_counter()
-        if not self._goes_on:
-            self._optimizer = build_optimizer(self.spec.training, self.model)
-        self._goes_on = False
-        anchors = [parameter.detach().clone() for parameter in self.model.parameters()] if self.spec.proximal_mu else []
-        self.model.train()
+        anchors = self._begin()
         total, samples = 0.0, 0
         for step, index in enumerate(self._batches(data, work)):
-            rate = self._set_rate((work.round - 1 + step / work.steps) / work.rounds)
+            rate = self._set_rate(work, step)
             loss = self._step(self._images(data, index, work, step), self._labels(data, index), anchors)
             if not isfinite(loss):
                 raise self._not_finite("loss", work, step, rate)
             total += loss * len(index)
             samples += len(index)
-        self._optimizer.zero_grad(set_to_none=True)
-        if not self._is_finite():
-            raise self._not_finite("model", work, step, rate)
+        self._end(work, step, rate)
         return LocalResult(total / samples, samples, work.steps, rate, perf_counter() - start)
 
     def evaluate(self, data: Dataset, normalisation: Normalisation) -> Evaluation:
@@ -149,6 +143,20 @@ class Learner:
             precision=self.spec.precision,
         )
 
+    def _begin(self) -> list[Tensor]:
+        """Make model and optimiser ready; the loaded parameters, copied, where the work is pulled towards them."""
+        if not self._goes_on:
+            self._optimizer = build_optimizer(self.spec.training, self.model)
+        self._goes_on = False
+        self.model.train()
+        return [parameter.detach().clone() for parameter in self.model.parameters()] if self.spec.proximal_mu else []
+
+    def _end(self, work: LocalWork, step: int, rate: float) -> None:
+        """Let go of the gradients, and refuse a model that the last step ruined."""
+        self._optimizer.zero_grad(set_to_none=True)
+        if not self._is_finite():
+            raise self._not_finite("model", work, step, rate)
+
     def _batches(self, data: Dataset, work: LocalWork) -> Iterator[NDArray[np.int64]]:
         size = self.spec.training.batch_size
         return batches(len(data), size, seed=self.spec.seed, site=work.site, first_step=work.first_step, steps=work.steps)
@@ -156,24 +164,29 @@ class Learner:
     def _images(self, data: Dataset, index: NDArray[np.int64], work: LocalWork, step: int) -> Tensor:
         """Augmented, normalised images; the draws are keyed by seed, site and the site's own count of steps."""
         key = stream(self.spec.seed, "augmentation", work.site, work.first_step + step)
-        generator = torch.Generator().manual_seed(int(key.integers(2**63)))
-        images = self._augment(unit_images(data, index, self._device), generator)
-        return normalise_(images, work.normalisation).contiguous(memory_format=torch.channels_last)
+        return self._augmented(data, index, work.normalisation, int(key.integers(2**63)))
+
+    def _augmented(self, data: Dataset, index: NDArray[np.int64], normalisation: Normalisation, seed: int) -> Tensor:
+        images = self._augment(unit_images(data, index, self._device), torch.Generator().manual_seed(seed))
+        return normalise_(images, normalisation).contiguous(memory_format=torch.channels_last)
 
     def _labels(self, data: Dataset, index: NDArray[np.int64]) -> Tensor:
         return torch.from_numpy(data.labels[index]).to(self._device)
 
     def _step(self, images: Tensor, labels: Tensor, anchors: Sequence[Tensor]) -> float:
         self._optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self.spec.precision == "bfloat16"):
-            logits = self.model(images)
-        smoothing = self.spec.training.label_smoothing
-        loss = F.cross_entropy(logits.float(), labels, weight=self._class_weights, label_smoothing=smoothing)
+        loss = self._loss(images, labels, "mean")
         torch.autograd.backward(loss)
         if anchors:
             self._pull_towards(anchors)
         self._optimizer.step()
         return loss.item()
+
+    def _loss(self, images: Tensor, labels: Tensor, reduction: str) -> Tensor:
+        with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self.spec.precision == "bfloat16"):
+            logits = self.model(images)
+        smoothing = self.spec.training.label_smoothing
+        return F.cross_entropy(logits.float(), labels, weight=self._class_weights, label_smoothing=smoothing, reduction=reduction)
 
     @torch.no_grad()
     def _pull_towards(self, anchors: Sequence[Tensor]) -> None:
@@ -182,8 +195,8 @@ class Learner:
             if parameter.grad is not None:
                 parameter.grad.add_(parameter - anchor, alpha=self.spec.proximal_mu)
 
-    def _set_rate(self, progress: float) -> float:
-        rate = learning_rate(self.spec.training, progress)
+    def _set_rate(self, work: LocalWork, step: int) -> float:
+        rate = learning_rate(self.spec.training, (work.round - 1 + step / work.steps) / work.rounds)
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         return rate

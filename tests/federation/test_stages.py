@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from primia.config.settings import FederationSettings
+from primia.config.settings import Settings
 from primia.federation.stages import build_stages, decode, encode
 from primia.federation.update import GlobalModel, Update
 from primia.models.flat import FlatSpec
@@ -15,7 +15,7 @@ def tiny_model() -> nn.Module:
 
 
 def mean_of(updates: list[Update], start: GlobalModel, spec: FlatSpec, weighting: str = "samples") -> Update:
-    stages = build_stages(FederationSettings(weighting=weighting), spec)  # type: ignore[arg-type]
+    stages = build_stages(Settings.model_validate({"federation": {"weighting": weighting}}), spec)
     total, *others = [encode(stages, update, start) for update in updates]
     for update in others:
         total += update

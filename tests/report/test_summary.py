@@ -15,7 +15,7 @@ def test_typed_summary_is_kept(make_run):
 
 
 def test_fields_of_later_versions_are_ignored(make_run):
-    assert read(make_run(change=lambda s: s.update(privacy={"epsilon": 3.0}))).mode == "federated"
+    assert read(make_run(change=lambda s: s.update(later={"epsilon": 3.0}))).mode == "federated"
 
 
 def test_without_a_test_split_validation_is_judged(make_run):

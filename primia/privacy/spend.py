@@ -1,0 +1,17 @@
+"""The unit in which privacy is spent."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Spend:
+    """``steps`` releases of the Gaussian mechanism of this noise multiplier, each on a Poisson sample of this rate.
+
+    A plain Gaussian mechanism, as for statistics or whole updates, is one that draws every unit: sample rate 1.
+    """
+
+    noise_multiplier: float
+    sample_rate: float
+    steps: int

@@ -1,0 +1,209 @@
+"""Differential privacy in whole runs: what is spent, what is told, and where it ends."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from primia.errors import PrivacyError
+from primia.federation.checkpoint import Checkpoints, RunState
+from primia.federation.driver import run_federation
+from primia.federation.events import Event, Notice, RoundFinished, RunFinished, SiteFinished, SiteLeftOut
+from primia.federation.plan import assign_hosts
+from primia.federation.rounds import RoundLoop
+from primia.federation.run_folder import RunFolder
+from primia.federation.setup import RunSetup, prepare_run
+from primia.privacy.accounting import epsilon
+from primia.privacy.ledger import Ledger
+from primia.privacy.spend import Spend
+from primia.secagg.identity import Identity
+
+DRIVER = Identity.generate("demo@primia.example")
+FEDERATION = "demo@primia.example"
+DP = {"unit": "image", "target_epsilon": 8.0, "delta": 0.01, "accountant": "rdp"}  # prv takes tenths of seconds for each value
+BASE = {"model": {"normalisation": "group"}, "federation": {"rounds": 2}}
+Make = Callable[..., RunSetup]
+MakeHosts = Callable[..., object]
+
+
+def hosts_of(setup: RunSetup, make_hosts: MakeHosts, **options: object):  # type: ignore[no-untyped-def]
+    return make_hosts(assign_hosts(setup.sites, 3), **options)
+
+
+def finish(setup: RunSetup, hosts) -> tuple[RunFinished, list[Event]]:  # type: ignore[no-untyped-def]
+    events = list(run_federation(setup, hosts))
+    (finished,) = [event for event in events if isinstance(event, RunFinished)]
+    return finished, events
+
+
+def ledger(setup: RunSetup, site: str) -> Ledger:
+    return Ledger(RunFolder(setup.folder).sites / site / "privacy.jsonl")
+
+
+@pytest.mark.parametrize("secure", [True, False])
+def test_a_run_spends_its_target_and_no_more(make_setup: Make, make_hosts: MakeHosts, secure: bool) -> None:
+    setup = make_setup(**BASE, privacy=DP, secure_aggregation={"enabled": secure})
+    finished, events = finish(setup, hosts_of(setup, make_hosts))
+    privacy = finished.summary["privacy"]
+    assert finished.status == "complete" and set(privacy["sites"]) == set(setup.training_sites)
+    for name, statement in privacy["sites"].items():
+        charges = ledger(setup, name).charges(FEDERATION)
+        assert [charge.round for charge in charges] == [1, 2]
+        spent = epsilon([charge.spend for charge in charges], 0.01, "rdp")
+        assert 7 < statement["epsilon"] == spent <= 8
+        assert statement["unit"] == "image" and statement["sampling"] == "Poisson" and statement["neighbours"] == "add or remove one image"
+    assert "epsilon at most 8 at delta = 0.01" in privacy["statement"] and "DP-SGD" in privacy["statement"]
+    assert ("aggregated securely" in privacy["statement"]) == secure
+    assert {event.train_loss for event in events if isinstance(event, RoundFinished)} == {None}
+    assert {event.loss for event in events if isinstance(event, SiteFinished)} == {None}
+
+
+def test_nothing_exact_is_told_of_training_images_but_their_number(make_setup: Make, make_hosts: MakeHosts) -> None:
+    setup = make_setup(**BASE, privacy=DP, secure_aggregation={"enabled": False})
+    prepared = prepare_run(setup, hosts_of(setup, make_hosts), DRIVER)
+    assert prepared.class_counts["train"] == {} and prepared.train_images > 0
+    assert prepared.session.normalisation.mean == (0.5,) and prepared.session.normalisation.std == (0.25,)
+
+
+def test_the_last_model_is_taken_where_private_images_may_not_choose(make_setup: Make, make_hosts: MakeHosts) -> None:
+    """With a rate that ruins the model the first validation is as good as any; the last model counts all the same."""
+    private = make_setup("private", **BASE, privacy=DP)
+    finished, events = finish(private, hosts_of(private, make_hosts))
+    assert finished.summary["best_round"] == 2
+    assert [event.is_best for event in events if isinstance(event, RoundFinished)] == [False, True]
+    public = make_setup("public", **BASE, privacy=DP | {"validation": "public"})
+    finished, events = finish(public, hosts_of(public, make_hosts))
+    scores = [float(str(event.validation["mcc"])) for event in events if isinstance(event, RoundFinished) and event.validation]
+    assert finished.summary["best_round"] == 1 + int(np.argmax(scores))
+
+
+def test_a_round_that_is_trained_again_costs_again_and_the_target_still_holds(make_setup: Make, make_hosts: MakeHosts) -> None:
+    """The checkpoint of round 1 is lost after its updates left; the resumed run has no budget left for round 2."""
+    setup = make_setup(**BASE, privacy=DP)
+    hosts = hosts_of(setup, make_hosts)
+    prepared = prepare_run(setup, hosts, DRIVER)
+    loop = RoundLoop(setup, prepared, Checkpoints(RunFolder(setup.folder).checkpoints, 2), RunState(prepared.initial))
+    next(event for event in loop.run() if isinstance(event, RoundFinished))
+    loop._writer.flush()
+    (RunFolder(setup.folder).checkpoints / "round-000001.json").unlink()
+    finished, events = finish(setup, hosts_of(setup, make_hosts))
+    assert finished.status == "stopped"
+    assert finished.summary["rounds"] == finished.summary["best_round"] == 1
+    assert any("stopped after round 1" in event.text for event in events if isinstance(event, Notice))
+    refusals = [event.reason for event in events if isinstance(event, SiteLeftOut)]
+    assert refusals and all("above privacy.target_epsilon = 8" in reason for reason in refusals)
+    for name in setup.training_sites:
+        charges = ledger(setup, name).charges(FEDERATION)
+        assert [charge.round for charge in charges] == [1, 1]
+        assert epsilon([charge.spend for charge in charges], 0.01, "rdp") <= 8
+
+
+def test_a_site_without_budget_stops_and_the_others_go_on(make_setup: Make, make_hosts: MakeHosts) -> None:
+    setup = make_setup(**BASE, privacy=DP)
+    poor = setup.training_sites[0]
+    hosts = hosts_of(setup, make_hosts)
+    prepared = prepare_run(setup, hosts, DRIVER)
+    charter = prepared.session.charter
+    (member,) = [host._members[poor] for host in hosts.hosts if poor in host._members]
+    member.privacy(charter, member.steps(charter)).charge(1, member.steps(charter))  # as if round 1 had been trained before
+    loop = RoundLoop(setup, prepared, Checkpoints(RunFolder(setup.folder).checkpoints, 2), RunState(prepared.initial))
+    events = list(loop.run())
+    assert loop.status == "complete" and loop.state.model.round == 2
+    assert [(event.round, event.site) for event in events if isinstance(event, SiteLeftOut)] == [(2, poor)]
+
+
+def test_a_target_that_cannot_be_met_says_what_could(make_setup: Make, make_hosts: MakeHosts) -> None:
+    """Statistics alone cost more than the target."""
+    setup = make_setup(**BASE, privacy=DP | {"target_epsilon": 0.5, "statistics": "noisy", "statistics_noise": 1.0})
+    with pytest.raises(PrivacyError, match=r"target_epsilon = 0.5 cannot be met .* set privacy.target_epsilon = \d"):
+        prepare_run(setup, hosts_of(setup, make_hosts), DRIVER)
+
+
+def test_patients_are_protected_as_wholes(make_setup: Make, make_hosts: MakeHosts) -> None:
+    sections = BASE | {"training": {"batch_size": 2}, "privacy": DP | {"unit": "patient", "views": 2}}
+    setup = make_setup(**sections)
+    hosts = hosts_of(setup, make_hosts)
+    finished, _ = finish(setup, hosts)
+    members = {name: member for host in hosts.hosts for name, member in host._members.items()}
+    for name, statement in finished.summary["privacy"]["sites"].items():
+        patients = {patient for shard in members[name].shards("train") for patient in shard.patients}
+        assert statement["units"] == len(patients) < len(members[name].dataset("train"))
+        assert statement["neighbours"] == "add or remove one patient" and statement["views"] == 2
+    assert "all training images of each patient together" in finished.summary["privacy"]["statement"]
+
+
+def test_noisy_statistics_are_paid_for_once_and_kept_when_a_run_is_resumed(make_setup: Make, make_hosts: MakeHosts) -> None:
+    setup = make_setup(**BASE, privacy=DP | {"statistics": "noisy", "statistics_noise": 5.0})
+    first = prepare_run(setup, hosts_of(setup, make_hosts), DRIVER).session.normalisation
+    second = prepare_run(setup, hosts_of(setup, make_hosts), DRIVER).session.normalisation
+    assert first == second and first.mean != (0.5,)
+    (charge,) = ledger(setup, "site-1").charges(FEDERATION)
+    assert charge.round == 0 and charge.spend == Spend(5.0, 1.0, 1)
+    finished, _ = finish(setup, hosts_of(setup, make_hosts))
+    assert all(statement["noisy_statistics"] and statement["epsilon"] <= 8 for statement in finished.summary["privacy"]["sites"].values())
+
+
+def test_whole_sites_are_protected_by_noise_on_the_sum(make_setup: Make, make_hosts: MakeHosts) -> None:
+    sections = BASE | {
+        "federation": {"rounds": 2, "weighting": "uniform"},
+        "privacy": {"unit": "site", "noise_multiplier": 2.0, "clip": 0.01, "delta": 0.1},
+    }
+    setup = make_setup(**sections)
+    finished, _ = finish(setup, hosts_of(setup, make_hosts))
+    (statement,) = finished.summary["privacy"]["sites"].values()
+    assert statement["steps"] == 2 and statement["units"] == 3 and statement["sample_rate"] == 1.0
+    assert statement["epsilon"] == epsilon([Spend(2.0, 1.0, 2)], 0.1, "prv")
+    assert "all training images of each site together" in finished.summary["privacy"]["statement"]
+
+
+def test_noise_on_the_sum_has_its_size_and_is_fresh(make_setup: Make, make_hosts: MakeHosts) -> None:
+    """Updates clipped to almost nothing leave the noise: standard deviation 50 * 0.001 / 3 a parameter."""
+    sections = BASE | {
+        "federation": {"rounds": 1, "weighting": "uniform"},
+        "privacy": {"unit": "site", "noise_multiplier": 50.0, "clip": 0.001, "delta": 0.1},
+    }
+    moves = []
+    for name in ("one", "two"):
+        setup = make_setup(name, **sections)
+        prepared = prepare_run(setup, hosts_of(setup, make_hosts), DRIVER)
+        loop = RoundLoop(setup, prepared, Checkpoints(RunFolder(setup.folder).checkpoints, 2), RunState(prepared.initial))
+        list(loop.run())
+        moves.append(loop.state.model.parameters - prepared.initial.parameters)
+    expected = 50 * 0.001 / 3
+    assert all(abs(move.std() / expected - 1) < 0.02 for move in moves)
+    assert abs(np.corrcoef(*moves)[0, 1]) < 0.05
+
+
+def test_statements_survive_a_resume(make_setup: Make, make_hosts: MakeHosts) -> None:
+    setup = make_setup(**BASE, privacy=DP)
+    prepared = prepare_run(setup, hosts_of(setup, make_hosts), DRIVER)
+    checkpoints = Checkpoints(RunFolder(setup.folder).checkpoints, 2)
+    loop = RoundLoop(setup, prepared, checkpoints, RunState(prepared.initial))
+    next(event for event in loop.run() if isinstance(event, RoundFinished))
+    loop._writer.flush()
+    state, _ = checkpoints.load_latest()
+    assert state is not None and set(state.progress.privacy) == set(setup.training_sites)
+    assert json.loads(json.dumps(state.progress.privacy)) == {name: dict(said) for name, said in state.progress.privacy.items()}
+
+
+def test_the_ledger_is_the_sites_own(make_setup: Make, make_hosts: MakeHosts) -> None:
+    setup = make_setup(**BASE, privacy=DP)
+    finish(setup, hosts_of(setup, make_hosts))
+    path = Path(RunFolder(setup.folder).sites / "site-1" / "privacy.jsonl")
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_plain_runs_say_that_nothing_is_private(make_setup: Make, make_hosts: MakeHosts) -> None:
+    setup = make_setup(federation={"rounds": 1})
+    finished, _ = finish(setup, hosts_of(setup, make_hosts))
+    privacy = finished.summary["privacy"]
+    assert privacy["unit"] == "none" and not privacy["sites"]
+    assert "No differential privacy was used" in privacy["statement"]
+    assert "of the 3 sites in a site's group, fewer than 2 tell the driver what they know, and none where" in privacy["statement"]
+    sealed = make_setup("sealed", federation={"rounds": 1}, secure_aggregation={"enabled": False})
+    finished, _ = finish(sealed, hosts_of(sealed, make_hosts))
+    assert "sealed for the driver, which saw it in clear" in finished.summary["privacy"]["statement"]

@@ -1,0 +1,103 @@
+"""A small dataset in memory, private learners for it, and a generator that repeats itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from primia.config.settings import AugmentationSettings, ModelSettings, TrainingSettings
+from primia.data.statistics import Normalisation
+from primia.models.registry import build_model
+from primia.privacy.learner import PrivateLearner
+from primia.privacy.noise import SecureGenerator
+from primia.training.learner import LearnerSpec, LocalWork
+
+TRAINING = {"batch_size": 8, "optimizer": "sgd", "learning_rate": 0.05, "schedule": "constant", "momentum": 0.9}
+NO_AUGMENTATION = dict.fromkeys(AugmentationSettings.model_fields, 0.0)
+
+
+class MemoryDataset:
+    """Noise whose mean grows with the class."""
+
+    def __init__(self, images: int, channels: int = 1, size: int = 8) -> None:
+        rng = np.random.Generator(np.random.Philox(0))
+        self.labels: NDArray[np.int64] = rng.integers(0, 3, images)
+        noise = rng.integers(0, 180, (images, channels, size, size))
+        self.images: NDArray[np.uint8] = (noise + 30 * self.labels[:, None, None, None]).astype(np.uint8)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def gather(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
+        return self.images[indices]
+
+
+@pytest.fixture
+def generator() -> SecureGenerator:
+    return SecureGenerator(bytes(range(32)))
+
+
+@pytest.fixture
+def make_data() -> Callable[..., MemoryDataset]:
+    return MemoryDataset
+
+
+@pytest.fixture
+def make_model() -> Callable[..., nn.Module]:
+    """A network whose gains and biases are not at their initial zeros and ones."""
+
+    def make(name: str = "convnet", normalisation: str = "weight", size: int = 16) -> nn.Module:
+        settings = ModelSettings.model_validate({"name": name, "normalisation": normalisation})
+        model = build_model(settings, classes=3, channels=1, image_size=size, seed=3).to(memory_format=torch.channels_last)
+        draws = torch.Generator().manual_seed(0)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter[0].numel() == 1:
+                    parameter.add_(0.3 * torch.rand(parameter.shape, generator=draws))
+        return model.train()
+
+    return make
+
+
+@pytest.fixture
+def make_learner() -> Callable[..., PrivateLearner]:
+    """A private learner; keyword arguments are sections with the keys to change, or fields of the spec."""
+
+    def make(
+        model: dict[str, object] | None = None,
+        training: dict[str, object] | None = None,
+        augmentation: dict[str, object] | None = None,
+        clipping: str = "auto",
+        physical_batch: int = 16,
+        **fields: object,
+    ) -> PrivateLearner:
+        values: dict[str, object] = {
+            "model": ModelSettings.model_validate({"name": "convnet", "normalisation": "weight"} | (model or {})),
+            "training": TrainingSettings.model_validate(TRAINING | (training or {})),
+            "augmentation": AugmentationSettings.model_validate(NO_AUGMENTATION | (augmentation or {})),
+            "proximal_mu": 0.0,
+            "precision": "float32",
+            "device": "cpu",
+            "classes": ("low", "middle", "high"),
+            "channels": 1,
+            "image_size": 8,
+            "seed": 3,
+            "class_weights": None,
+        }
+        spec = LearnerSpec(**values | fields)  # type: ignore[arg-type]
+        return PrivateLearner(spec, clipping=clipping, physical_batch=physical_batch, generator=SecureGenerator(bytes(32)))
+
+    return make
+
+
+@pytest.fixture
+def make_work() -> Callable[..., LocalWork]:
+    def make(site: str = "hospital-a", round: int = 1, rounds: int = 4, first_step: int = 0, steps: int = 3) -> LocalWork:
+        return LocalWork(site, round, rounds, first_step, steps, Normalisation((0.45,), (0.22,)))
+
+    return make
