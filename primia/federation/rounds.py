@@ -246,6 +246,8 @@ class RoundLoop:
 
     @property
     def _range(self) -> float:
+        if self._privacy.unit == "site":
+            return self._privacy.clip  # no parameter of a clipped update is larger, and rounding must stay below the clip's room
         return self.state.progress.range or self._setup.settings.secure_aggregation.range
 
     def _is_due(self, round_: int) -> bool:

@@ -153,7 +153,8 @@ def test_whole_sites_are_protected_by_noise_on_the_sum(make_setup: Make, make_ho
         "privacy": {"unit": "site", "noise_multiplier": 2.0, "clip": 0.01, "delta": 0.1},
     }
     setup = make_setup(**sections)
-    finished, _ = finish(setup, hosts_of(setup, make_hosts))
+    finished, events = finish(setup, hosts_of(setup, make_hosts))
+    assert not [event for event in events if isinstance(event, Notice) and "clipped" in event.text]
     (statement,) = finished.summary["privacy"]["sites"].values()
     assert statement["steps"] == 2 and statement["units"] == 3 and statement["sample_rate"] == 1.0
     assert statement["epsilon"] == epsilon([Spend(2.0, 1.0, 2)], 0.1, "prv")
