@@ -10,7 +10,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from primia.errors import FederationError
+from primia.errors import FederationError, ProtocolError
 from primia.federation.exchange import (
     Charter,
     Contribution,
@@ -128,18 +128,24 @@ class PlainCollector:
         for answer in self._hosts.ask("train", task.sites, lambda names: (self._share(session), task.of(names), model)):
             result: HostResult = answer.result or HostResult(None, (), answer.failures)
             yield from result.failures
-            for contribution, reports in self._contributions(task, result):
-                total = _added(total, contribution)
-                yield from reports
+            if isinstance(result.total, Contribution):
+                total = _added(total, result.total)
+                yield from result.reports
+            for report in result.reports if self._charter.is_sealed else ():
+                try:
+                    total = _added(total, self._opened(task, report.site, result.sealed))
+                except ProtocolError as error:
+                    yield SiteFailure(report.site, str(error))
+                else:
+                    yield report
         return total
 
-    def _contributions(self, task: RoundTask, result: HostResult) -> Iterator[tuple[Contribution, Sequence[SiteReport]]]:
-        if isinstance(result.total, Contribution):
-            yield result.total, result.reports
-        for report in result.reports if result.sealed else ():
-            context = seal_context(self._charter, task, report.site)
-            payload = self._identity.open(self._senders[report.site], context, result.sealed[report.site])
-            yield Contribution.from_bytes(payload, self._flat), (report,)
+    def _opened(self, task: RoundTask, site: str, sealed: Mapping[str, bytes]) -> Contribution:
+        """A site's sealed contribution; ProtocolError where it is none of this site's, this round's, or this model's."""
+        if site not in sealed or site not in self._senders:
+            raise ProtocolError(f"site {site!r} sent no sealed update, or has not joined")
+        payload = self._identity.open(self._senders[site], seal_context(self._charter, task, site), sealed[site])
+        return Contribution.from_bytes(payload, self._flat)
 
     def _evaluate(
         self, session: Session, split: str, sites: Sequence[str], model: GlobalModel

@@ -100,9 +100,9 @@ class SecureCollector:
         for answer in self._hosts.ask("train", task.sites, lambda names: (self._share(session), task.of(names), model)):
             result: HostResult = answer.result or HostResult(None, (), answer.failures)
             yield from result.failures
-            if isinstance(result.total, RingVector):
-                role.add([report.site for report in result.reports], result.total)
-            yield from result.reports
+            names = [report.site for report in result.reports]
+            refused = _added(role, names, result.total)
+            yield from [SiteFailure(name, refused) for name in names] if refused else result.reports
         if not role.survivors:
             return None
         return encoding.decode((yield from self._open(role)))
@@ -136,9 +136,11 @@ class SecureCollector:
         for answer in self._hosts.ask("evaluate", tuple(inboxes), arguments):
             result: HostEvaluation = answer.result or HostEvaluation(None, (), {}, answer.failures)
             failures += result.failures
-            if isinstance(result.total, RingVector):
-                role.add(result.delivered, result.total)
-            evaluated += [SiteEvaluated(name, result.metrics.get(name)) for name in result.delivered]
+            refused = _added(role, result.delivered, result.total)
+            if refused:
+                failures += [SiteFailure(name, refused) for name in result.delivered]
+            else:
+                evaluated += [SiteEvaluated(name, result.metrics.get(name)) for name in result.delivered]
         return role, evaluated, failures
 
     def _begin(self, purpose: str, round_: int, sites: Sequence[str], layout: Layout) -> Failures[tuple[DriverRole, Mapping[str, Inbox]]]:
@@ -189,6 +191,19 @@ def _demand_two(training: Sequence[str], failures: Sequence[SiteFailure]) -> Non
         f"secure aggregation needs two training sites at least, {len(training)} can take part{why}: a sum over one site hides nothing; "
         "set secure_aggregation.enabled = no to train all the same"
     )
+
+
+def _added(role: DriverRole, sites: Sequence[str], total: object) -> str:
+    """Add what a host delivered to the sum; empty, or why it was not: one site's nonsense is no reason to end the round."""
+    if not sites:
+        return ""
+    if not isinstance(total, RingVector):
+        return "sent no masked vector"
+    try:
+        role.add(sites, total)
+    except ProtocolError as error:
+        return str(error)
+    return ""
 
 
 def _part(values: Mapping[str, Value], names: Sequence[str]) -> dict[str, Value]:

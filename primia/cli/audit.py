@@ -1,0 +1,131 @@
+"""``primia-ray audit``."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress
+    from rich.table import Table
+
+    from primia.config.settings import Settings
+    from primia.data.federation import FederatedData
+    from primia.privacy.attacks.membership_audit import MembershipAudit
+    from primia.privacy.attacks.reconstruction import ReconstructionAudit
+    from primia.privacy.audit import Audit
+
+_TASKS = {"inversion": "bringing images back", "membership": "training shadow models"}
+_INTERRUPTED = 130
+
+
+def audit(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run; its images must be readable.")],
+    images: Annotated[int | None, typer.Option(help="Training images to bring back from updates; 2 where it is not given.")] = None,
+    shadows: Annotated[int | None, typer.Option(help="Shadow models for membership inference, even; 0: none; 6 where not given.")] = None,
+    thorough: Annotated[bool, typer.Option("--thorough", help="More images, shadow models and iterations; takes an hour or so.")] = False,
+    only: Annotated[Literal["inversion", "membership"] | None, typer.Option(help="One part only.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of every random choice in the audit.")] = 1,
+) -> None:
+    """Attack a run as its data owners: do images come back from updates, and does the model show who was trained on?
+
+    Writes audit.html, which shows training images, and audit.json into the run folder.
+
+    Example: primia-ray audit runs/first
+    """
+    from rich.console import Console
+
+    from primia.privacy.attacks.subject import Subject
+    from primia.privacy.audit import AuditOptions, run_audit
+    from primia.report.audit_page import write_audit
+
+    console = Console()
+    options = AuditOptions.of(thorough=thorough, images=images, shadows=shadows, seed=seed, only=only)
+    subject = Subject.open(run, _locate)
+    with _progress(console) as progress:
+        bars = {part: progress.add_task(_TASKS[part], total=None) for part in options.parts}
+        try:
+            done = run_audit(subject, options, lambda part, at, total: progress.update(bars[part], completed=at, total=total))
+        except KeyboardInterrupt:
+            _stop()
+    page = write_audit(done)
+    _show(console, done, page)
+
+
+def _locate(settings: Settings) -> FederatedData:
+    """The run's images, from the site boxes or packed from where they were."""
+    if settings.data.source == "boxes":
+        from primia.federation.boxes import federated_data
+
+        return federated_data(settings.data.path or Path(), settings.run.dry_run)
+    from primia.data.federation import prepare
+
+    return prepare(settings.data, settings.data.cache or settings.run.output / ".shards")
+
+
+def _stop() -> NoReturn:
+    """End at once: attacks that are under way on other threads cannot be told to, and nothing has been written yet."""
+    typer.echo("stopped; nothing was written", err=True)
+    os._exit(_INTERRUPTED)
+
+
+def _progress(console: Console) -> Progress:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(elapsed_when_finished=True))
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+
+
+def _show(console: Console, done: Audit, page: Path) -> None:
+    from primia.report.audit_page import compare_bound, headlines
+
+    if done.inversion:
+        console.print(_inversion_table(done.inversion))
+    if done.membership:
+        console.print(_membership_table(done.membership))
+    for line in (*headlines(done), *([compare_bound(done.membership)] if done.membership else [])):
+        console.print(line, markup=False, highlight=False)
+    console.print(f"wrote  {page}     shows training images: keep it where they may be kept", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"next   {_advice(done)}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _inversion_table(audit: ReconstructionAudit) -> Table:
+    from rich.table import Table
+
+    from primia.report.audit_page import outcomes
+
+    table = Table(title="images brought back from updates", title_justify="left")
+    for name in ("network", "what is seen", "SSIM", "PSNR", "picked out"):
+        in_words = name in ("network", "what is seen")
+        table.add_column(name, justify="left" if in_words else "right", no_wrap=not in_words)
+    rows = outcomes(audit)
+    for row, following in zip(rows, [*rows[1:], None], strict=True):
+        numbers = f"{row.similarity.ssim:.3f}", f"{row.similarity.psnr:.1f} dB", f"{row.identified} of {row.images}"
+        table.add_row(row.network, row.protection, *numbers, end_section=following is None or following.network != row.network)
+    table.add_row("chance", "other images", f"{audit.unrelated.ssim:.3f}", f"{audit.unrelated.psnr:.1f} dB", "")
+    return table
+
+
+def _membership_table(audit: MembershipAudit) -> Table:
+    from rich.table import Table
+
+    table = Table(title="who was trained on", title_justify="left")
+    for name in ("attack", "AUC", "95 % interval", "TPR at FPR 1 %", "0.1 %", "epsilon"):
+        table.add_column(name, justify="left" if name == "attack" else "right")
+    for attack in audit.attacks:
+        low, high = attack.interval
+        rates = (f"{rate:.1%}" for rate in attack.true_positives_at.values())
+        table.add_row(attack.name, f"{attack.area:.3f}", f"{low:.3f} - {high:.3f}", *rates, f">= {attack.bound.epsilon:.2f}")
+    return table
+
+
+def _advice(done: Audit) -> str:
+    settings = done.subject.settings
+    if settings.privacy.unit == "none":
+        private = "--set privacy.unit=image --set privacy.target_epsilon=8 --set model.normalisation=weight"
+        return f"primia-ray train {private}     train with differential privacy, and audit that run too"
+    return f"primia-ray audit {done.subject.path} --thorough     tries harder; docs/audits.md says what it means"

@@ -1,0 +1,187 @@
+"""``audit.html`` and ``audit.json``: what the attacks on a run brought to light, in pictures, numbers and plain words."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from primia.files import atomic_path
+from primia.privacy.attacks.membership_audit import MembershipAudit
+from primia.privacy.attacks.reconstruction import Network, Protection, Reconstruction, ReconstructionAudit
+from primia.privacy.attacks.similarity import Similarity, mean_similarity
+from primia.privacy.audit import Audit
+from primia.report.audit_figures import membership_curves, picture_source
+from primia.report.html import image_source, render
+
+NETWORKS: dict[Network, str] = {
+    "first": "run's network, untrained",
+    "best": "run's network, trained",
+    "open": "easier network, untrained",
+}
+PROTECTIONS: dict[Protection, str] = {
+    "none": "no protection",
+    "masked": "secure aggregation: one site",
+    "sum": "secure aggregation: sum",
+    "noised": "differential privacy",
+}
+_OWNER_ONLY = 0o600
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One reconstruction as the page shows it."""
+
+    protection: str
+    picture: str
+    similarity: Similarity
+    identified: bool
+
+
+@dataclass(frozen=True)
+class ReconstructionRow:
+    """One original and what came back of it under each protection."""
+
+    site: str
+    label: str
+    original: str
+    cells: list[Cell]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """All images of one network and protection together."""
+
+    network: str
+    protection: str
+    similarity: Similarity
+    identified: int
+    images: int
+
+
+def write_audit(audit: Audit) -> Path:
+    """Write ``audit.html`` and ``audit.json`` into the run folder, readable by their owner alone, and return the page's path.
+
+    Raises:
+        RunError: the folder cannot be written.
+    """
+    page = audit.subject.path / "audit.html"
+    _write_private(audit.subject.path / "audit.json", json.dumps(audit.document(), indent=1, allow_nan=False) + "\n")
+    _write_private(page, render_audit(audit))
+    return page
+
+
+def render_audit(audit: Audit) -> str:
+    """The page as text."""
+    inversion, membership, subject = audit.inversion, audit.membership, audit.subject
+    return render(
+        "audit.html",
+        name=subject.name,
+        seed=audit.options.seed,
+        synthetic=subject.card.synthetic,
+        headlines=headlines(audit),
+        inversion=inversion,
+        image_groups=_image_groups(inversion, subject.card.classes) if inversion else [],
+        outcomes=outcomes(inversion) if inversion else [],
+        membership=membership,
+        curves=image_source(membership_curves(membership)) if membership else "",
+        comparison=compare_bound(membership) if membership else "",
+        seconds=audit.seconds,
+    )
+
+
+def headlines(audit: Audit) -> list[str]:
+    """What was found, a sentence or two for each part."""
+    found = []
+    if audit.inversion:
+        found.append(_inversion_headline(audit.inversion))
+    if audit.membership:
+        found.append(_membership_headline(audit.membership))
+    return found
+
+
+def outcomes(audit: ReconstructionAudit) -> list[Outcome]:
+    """Means over the images, by network and protection."""
+    groups = [(network, protection, audit.select(network, protection)) for network in audit.networks for protection in audit.protections]
+    return [_outcome(NETWORKS[network], PROTECTIONS[protection], results) for network, protection, results in groups]
+
+
+def compare_bound(audit: MembershipAudit) -> str:
+    """The proven bound beside the accountant's, in words."""
+    proven = audit.proven
+    if audit.budget is None:
+        return (
+            f"The attacks prove that epsilon is at least {proven.epsilon:.2f} (at delta {proven.delta:.2g}). This run was not trained with "
+            "differential privacy, so there is no upper bound to hold that against."
+        )
+    if proven.epsilon <= audit.budget.epsilon:
+        return (
+            f"The attacks prove that epsilon is at least {proven.epsilon:.2f}; the accountant says that it is at most "
+            f"{audit.budget.epsilon:.2f} (both at delta {proven.delta:.2g}). The two agree. The true value lies between them."
+        )
+    return (
+        f"The attacks prove that epsilon is at least {proven.epsilon:.2f}, but the accountant says at most {audit.budget.epsilon:.2f} "
+        f"(both at delta {proven.delta:.2g}). Both cannot hold: do not rely on this run's guarantee before the cause is known."
+    )
+
+
+def _inversion_headline(audit: ReconstructionAudit) -> str:
+    """Counts by the network that gave most away."""
+    images = len(audit.originals)
+    back = {protection: max(_identified(audit, network, protection) for network in audit.networks) for protection in audit.protections}
+    line = (
+        f"Without protection, {back['none']} of {images} training images came back so well that they can be picked out of "
+        f"{audit.line_up + 1}. Behind the mask of secure aggregation it was {back['masked']} of {images}, behind differential privacy "
+        f"{back['noised']} of {images}."
+    )
+    if "sum" not in back:
+        return line
+    shown = f"From the sum over {audit.parties} sites with one image each, which secure aggregation does show,"
+    return f"{line} {shown} it was {back['sum']} of {images}."
+
+
+def _membership_headline(audit: MembershipAudit) -> str:
+    best = max(audit.attacks, key=lambda attack: attack.interval[0])
+    low, high = best.interval
+    if low <= 0.5:
+        return "From the trained model, the attacks could not tell training images from others better than by guessing."
+    return (
+        f"From the trained model, the best attack ({best.name}) tells training images from others with an area under the curve of "
+        f"{best.area:.3f} (95 % interval {low:.3f} to {high:.3f}; guessing has 0.5)."
+    )
+
+
+def _identified(audit: ReconstructionAudit, network: Network, protection: Protection) -> int:
+    return sum(result.identified for result in audit.select(network, protection))
+
+
+def _outcome(network: str, protection: str, results: Sequence[Reconstruction]) -> Outcome:
+    likeness = mean_similarity([result.similarity for result in results])
+    return Outcome(network, protection, likeness, sum(result.identified for result in results), len(results))
+
+
+def _image_groups(audit: ReconstructionAudit, classes: Sequence[str]) -> list[tuple[str, list[ReconstructionRow]]]:
+    """The rows of each network."""
+    return [(NETWORKS[network], _rows(audit, network, classes)) for network in audit.networks]
+
+
+def _rows(audit: ReconstructionAudit, network: Network, classes: Sequence[str]) -> list[ReconstructionRow]:
+    columns = [audit.select(network, protection) for protection in audit.protections]
+    return [
+        ReconstructionRow(
+            original.site, classes[original.label], picture_source(original.picture), [_cell(column[number]) for column in columns]
+        )
+        for number, original in enumerate(audit.originals)
+    ]
+
+
+def _cell(result: Reconstruction) -> Cell:
+    return Cell(PROTECTIONS[result.protection], picture_source(result.picture), result.similarity, result.identified)
+
+
+def _write_private(path: Path, text: str) -> None:
+    """The page shows training images, so nobody but its owner gets to read it, not even while it is written."""
+    with atomic_path(path) as temporary:
+        temporary.touch(_OWNER_ONLY)
+        temporary.write_text(text, encoding="utf-8")

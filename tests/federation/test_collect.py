@@ -1,0 +1,89 @@
+"""One site's nonsense is that site's: it is left out with the reason, and the others' sum stands."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from primia.federation.checkpoint import Checkpoints, RunState
+from primia.federation.events import Event, SiteLeftOut
+from primia.federation.exchange import Contribution, HostResult
+from primia.federation.hosts import Answer
+from primia.federation.plan import assign_hosts
+from primia.federation.rounds import RoundLoop
+from primia.federation.run_folder import RunFolder
+from primia.federation.setup import RunSetup, prepare_run
+from primia.federation.update import Update
+from primia.secagg.identity import Identity
+from primia.secagg.ring import Layout, RingVector
+
+DRIVER = Identity.generate("demo@primia.example")
+Make = Callable[..., RunSetup]
+MakeHosts = Callable[..., Any]
+
+
+def run_with(setup: RunSetup, hosts: Any, spoil: Callable[[HostResult], HostResult]) -> tuple[RunState, list[Event]]:
+    """One round in which the second site's result is spoilt on its way."""
+    prepared = prepare_run(setup, hosts, DRIVER)
+    ask, name = hosts.ask, setup.training_sites[1]
+
+    def spoiling(method: str, sites: Any, arguments: Any) -> Any:
+        for answer in ask(method, sites, arguments):
+            spoilt = method == "train" and answer.sites == (name,)
+            yield Answer(answer.sites, spoil(answer.result), ()) if spoilt else answer
+
+    hosts.ask = spoiling
+    loop = RoundLoop(setup, prepared, Checkpoints(RunFolder(setup.folder).checkpoints, 2), RunState(prepared.initial))
+    events = list(loop.run())
+    return loop.state, events
+
+
+def wrong_layout(result: HostResult) -> HostResult:
+    return replace(result, total=RingVector.zeros(Layout(3, 3)))
+
+
+def clear_update(result: HostResult) -> HostResult:
+    return replace(result, total=None)
+
+
+def tampered(result: HostResult) -> HostResult:
+    return replace(result, sealed={name: envelope[:-1] + b"\0" for name, envelope in result.sealed.items()})
+
+
+def withheld(result: HostResult) -> HostResult:
+    return replace(result, sealed={})
+
+
+@pytest.mark.parametrize(
+    ("secure", "spoil", "said"),
+    [
+        (True, wrong_layout, "sent a vector of"),
+        (True, clear_update, "sent no masked vector"),
+        (False, tampered, "cannot be opened"),
+        (False, withheld, "sent no sealed update"),
+    ],
+)
+def test_a_site_that_sends_nonsense_is_left_out(
+    make_setup: Make, make_hosts: MakeHosts, secure: bool, spoil: Callable[[HostResult], HostResult], said: str
+) -> None:
+    sections = {"federation": {"rounds": 1}, "secure_aggregation": {"enabled": secure}}
+    setup, reference = make_setup("spoilt", **sections), make_setup("reference", **sections)
+    name = setup.training_sites[1]
+    state, events = run_with(setup, make_hosts(assign_hosts(setup.sites, 3)), spoil)
+    left_out = [event for event in events if isinstance(event, SiteLeftOut)]
+    assert [event.site for event in left_out] == [name] and said in left_out[0].reason
+    lost = make_hosts(assign_hosts(reference.sites, 3), broken=frozenset({(1, name)}))
+    expected, _ = run_with(reference, lost, lambda result: result)
+    assert np.array_equal(state.model.parameters, expected.model.parameters)
+
+
+def test_contributions_add_up_in_the_memory_of_the_first() -> None:
+    first = Contribution(Update(np.ones(2, np.float32), np.ones(1, np.float32), 1.0), 1, 2, 3.0, 4)
+    total = first.owned()
+    total += Contribution(Update(np.ones(2, np.float32), np.ones(1, np.float32), 2.0), 10, 20, 30.0, 40)
+    assert (total.update.weight, total.samples, total.steps, total.loss_sum, total.clipped) == (3.0, 11, 22, 33.0, 44)
+    assert total.update.parameters is first.update.parameters and first.update.parameters.tolist() == [2, 2]

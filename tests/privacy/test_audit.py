@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import json
+import runpy
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from primia.errors import ConfigError
+from primia.privacy.attacks.inversion import Effort
+from primia.privacy.attacks.subject import Subject
+from primia.privacy.audit import PARTS, AuditOptions, run_audit
+
+fixtures = runpy.run_path(str(Path(__file__).parent / "attacks" / "conftest.py"))
+GIVEN = {"thorough": False, "images": None, "shadows": None, "seed": 1, "only": None}
+
+
+@pytest.fixture(scope="module")
+def subject(tmp_path_factory) -> Subject:
+    return Subject.open(fixtures["make_run"](tmp_path_factory.mktemp("audited") / "run"), fixtures["locate"])
+
+
+def options(**changes) -> AuditOptions:
+    return AuditOptions(images=1, shadows=2, effort=Effort(iterations=2), **changes)
+
+
+def test_the_document_is_strict_json_with_all_numbers(subject):
+    told = []
+    audit = run_audit(subject, options(), lambda *at: told.append(at))
+    document = json.loads(json.dumps(audit.document(), allow_nan=False))
+    assert {part for part, _, _ in told} == set(PARTS) == set(document["seconds"])
+    (first, *_) = document["inversion"]["results"]
+    assert set(first) == {"network", "protection", "mean", "identified", "by_image"}
+    assert len(document["inversion"]["results"]) == 8
+    assert document["inversion"]["noise"]["epsilon"] == 8.0
+    assert [attack["name"] for attack in document["membership"]["attacks"]] == ["loss threshold", "LiRA, online", "LiRA, offline"]
+    assert set(document["membership"]["attacks"][0]["tpr_at_fpr"]) == {"0.01", "0.001"}
+    assert document["membership"]["accountant"] is None
+
+
+@pytest.mark.parametrize("part, other", [PARTS, PARTS[::-1]])
+def test_a_part_can_be_left_out(subject, part, other):
+    document = run_audit(subject, options(parts=(part,)), lambda *at: None).document()
+    assert document[other] is None and document[part] is not None
+
+
+def test_numbers_follow_from_the_seed(subject):
+    def numbers(seed: int) -> dict:
+        document = run_audit(subject, replace(options(), seed=seed), lambda *at: None).document()
+        bare = [result for result in document["inversion"]["results"] if result["protection"] != "masked"]
+        means = [pytest.approx(result["mean"], abs=1e-3) for result in bare]
+        return {"bare": means, "images": document["inversion"]["images"], "auc": [a["auc"] for a in document["membership"]["attacks"]]}
+
+    assert numbers(1)["auc"] == numbers(1)["auc"] != numbers(2)["auc"]
+
+
+def test_given_numbers_count_and_thorough_tries_harder():
+    quick, thorough = AuditOptions.of(**GIVEN), AuditOptions.of(**GIVEN | {"thorough": True})
+    assert quick == AuditOptions()
+    assert thorough.images > quick.images and thorough.shadows > quick.shadows
+    assert thorough.effort.iterations > quick.effort.iterations
+    given = AuditOptions.of(**GIVEN | {"thorough": True, "images": 1, "shadows": 0, "only": "membership"})
+    assert (given.images, given.shadows, given.parts) == (1, 0, ("membership",))
+
+
+@pytest.mark.parametrize("wrong, said", [({"images": 0}, "--images 0"), ({"shadows": 3}, "--shadows 3"), ({"shadows": -2}, "--shadows -2")])
+def test_numbers_without_a_meaning_are_refused(wrong, said):
+    with pytest.raises(ConfigError, match=said):
+        AuditOptions.of(**GIVEN | wrong)
