@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from functools import lru_cache
 from math import ceil, log2
 
 COMPLETE_UP_TO = 32
@@ -21,7 +22,8 @@ def degree(sites: int, wanted: int = 0) -> int:
     return sites - 1 if even >= sites - 1 else even
 
 
-def groups(sites: Sequence[str], wanted: int, key: bytes) -> Mapping[str, tuple[str, ...]]:
+@lru_cache(maxsize=8)
+def groups(sites: tuple[str, ...], wanted: int, key: bytes) -> Mapping[str, tuple[str, ...]]:
     """Each site's group, in the order of names: the site itself and its neighbours.
 
     A Harary graph over an order of the sites that is a pseudorandom function of ``key``, which nobody knows before all have

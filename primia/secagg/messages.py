@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 
 from primia.secagg.identity import PublicIdentity
 from primia.secagg.ring import Layout
@@ -38,7 +39,12 @@ class Task:
     @property
     def digest(self) -> bytes:
         """Names the task and all of its terms."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).digest()
+        return _digest(self)
+
+
+@lru_cache(maxsize=64)
+def _digest(task: Task) -> bytes:
+    return hashlib.sha256(json.dumps(asdict(task), sort_keys=True).encode()).digest()
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,14 @@ SECRET_BYTES = 31
 SHARE_BYTES = 32
 
 
+def fresh_secret() -> bytes:
+    """A uniform secret of ``SECRET_BYTES`` bytes."""
+    return _draw(2 ** (8 * SECRET_BYTES)).to_bytes(SECRET_BYTES, "big")
+
+
 def split(secret: bytes, threshold: int, places: Sequence[int]) -> list[bytes]:
     """One share for each of the places (distinct, positive): any ``threshold`` of them give the secret, fewer nothing at all."""
-    coefficients = [secrets.randbelow(PRIME) for _ in range(threshold - 1)]
+    coefficients = [_draw(PRIME) for _ in range(threshold - 1)]
     constant = int.from_bytes(secret, "big")
     return [_evaluate(constant, coefficients, place).to_bytes(SHARE_BYTES, "big") for place in places]
 
@@ -34,6 +39,11 @@ def join(shares: Mapping[int, bytes]) -> bytes:
     if secret >> (8 * SECRET_BYTES):
         raise ProtocolError("shares of a secret do not belong together: one of them is false")
     return secret.to_bytes(SECRET_BYTES, "big")
+
+
+def _draw(bound: int) -> int:
+    """A uniform number below ``bound`` from the operating system's generator."""
+    return secrets.randbelow(bound)
 
 
 def _evaluate(constant: int, coefficients: Sequence[int], place: int) -> int:

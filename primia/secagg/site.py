@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import secrets
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
@@ -14,7 +13,7 @@ from primia.secagg.identity import Identity, PublicIdentity
 from primia.secagg.masks import Mask, apply_masks, mask_key
 from primia.secagg.messages import Advertisement, Roster, Shares, Task, aggregation_digest, survivors_text
 from primia.secagg.ring import RingVector
-from primia.secagg.shamir import SECRET_BYTES, SHARE_BYTES, split
+from primia.secagg.shamir import SHARE_BYTES, fresh_secret, split
 
 _STEPS = ("advertise", "share", "mask", "confirm", "unmask")
 
@@ -49,8 +48,8 @@ class SiteRole:
         self._identity = identity
         self._name = identity.name
         self._done = 0
-        self._mask_seed = secrets.token_bytes(SECRET_BYTES)
-        self._own_seed = secrets.token_bytes(SECRET_BYTES)
+        self._mask_seed = fresh_secret()
+        self._own_seed = fresh_secret()
         self._private = private_mask_key(self._mask_seed)
         self._aggregation = b""
         self._group: tuple[str, ...] = ()

@@ -19,7 +19,7 @@ def test_a_wanted_degree_is_made_even_and_never_more_than_all(sites: int, wanted
 
 @pytest.mark.parametrize(("sites", "wanted"), [(5, 0), (50, 0), (50, 6), (101, 20)])
 def test_groups_are_regular_symmetric_and_connected(sites: int, wanted: int) -> None:
-    names = [f"site-{index}" for index in range(sites)]
+    names = tuple(f"site-{index}" for index in range(sites))
     found = groups(names, wanted, b"key")
     k = degree(sites, wanted)
     for name, members in found.items():
@@ -33,7 +33,7 @@ def test_groups_are_regular_symmetric_and_connected(sites: int, wanted: int) -> 
 
 
 def test_the_graph_follows_from_the_key_alone() -> None:
-    names = [f"site-{index}" for index in range(50)]
+    names = tuple(f"site-{index}" for index in range(50))
     assert groups(names, 6, b"one") == groups(names[::-1], 6, b"one") != groups(names, 6, b"two")
 
 
