@@ -17,7 +17,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from primia.api import EncryptedOptions, Run, evaluate, infer, infer_encrypted, prepare_keys, train
+    from primia.api import EncryptedOptions, Run, audit, evaluate, infer, infer_encrypted, prepare_keys, train
     from primia.config.reader import load_config
     from primia.config.settings import Settings
     from primia.inference.predictions import Predictions
@@ -28,6 +28,7 @@ __all__ = [
     "Run",
     "Settings",
     "__version__",
+    "audit",
     "evaluate",
     "infer",
     "infer_encrypted",
@@ -39,6 +40,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Run": "primia.api",
+    "audit": "primia.api",
     "evaluate": "primia.api",
     "EncryptedOptions": "primia.api",
     "infer": "primia.api",

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from rich.progress import Progress
     from rich.table import Table
 
-    from primia.config.settings import Settings
-    from primia.data.federation import FederatedData
     from primia.privacy.attacks.membership_audit import MembershipAudit
     from primia.privacy.attacks.reconstruction import ReconstructionAudit
     from primia.privacy.audit import Audit
@@ -39,32 +37,20 @@ def audit(
     """
     from rich.console import Console
 
-    from primia.privacy.attacks.subject import Subject
-    from primia.privacy.audit import AuditOptions, run_audit
-    from primia.report.audit_page import write_audit
+    from primia import api
 
     console = Console()
-    options = AuditOptions.of(thorough=thorough, images=images, shadows=shadows, seed=seed, only=only)
-    subject = Subject.open(run, _locate)
     with _progress(console) as progress:
-        bars = {part: progress.add_task(_TASKS[part], total=None) for part in options.parts}
+        bars = {part: progress.add_task(words, total=None) for part, words in _TASKS.items() if only in (None, part)}
+
+        def show(part: str, at: int, total: int) -> None:
+            progress.update(bars[part], completed=at, total=total)
+
         try:
-            done = run_audit(subject, options, lambda part, at, total: progress.update(bars[part], completed=at, total=total))
+            done = api.audit(run, only=only, images=images, shadows=shadows, thorough=thorough, seed=seed, on_progress=show)
         except KeyboardInterrupt:
             _stop()
-    page = write_audit(done)
-    _show(console, done, page)
-
-
-def _locate(settings: Settings) -> FederatedData:
-    """The run's images, from the site boxes or packed from where they were."""
-    if settings.data.source == "boxes":
-        from primia.federation.boxes import federated_data
-
-        return federated_data(settings.data.path or Path(), settings.run.dry_run)
-    from primia.data.federation import prepare
-
-    return prepare(settings.data, settings.data.cache or settings.run.output / ".shards")
+    _show(console, done, run / "audit.html")
 
 
 def _stop() -> NoReturn:

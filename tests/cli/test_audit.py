@@ -11,7 +11,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from primia.cli.audit import _locate, audit
+from primia.api.training import run_data
+from primia.cli.audit import audit
 from primia.config.settings import Settings
 from primia.data.federation import prepare
 from primia.data.shard import Shard
@@ -93,7 +94,7 @@ def test_the_images_of_site_boxes_are_their_private_halves(tmp_path):
     packed = prepare(settings.data, tmp_path / "cache")
     boxes = tmp_path / "boxes"
     create_boxes(boxes, packed.sites[0].train.parents[1])
-    found = _locate(Settings.model_validate({"data": {"source": "boxes", "path": str(boxes), "image_size": 16}}))
+    found = run_data(Settings.model_validate({"data": {"source": "boxes", "path": str(boxes), "image_size": 16}}))
     assert [site.name for site in found.sites] == ["site-1", "site-2", "site-3"]
     for site, original in zip(found.sites, packed.sites, strict=True):
         assert np.array_equal(Shard.open(site.train).images, Shard.open(original.train).images)

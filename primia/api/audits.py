@@ -1,0 +1,49 @@
+"""Audits from Python: a run attacked by its data owners."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from primia.api.training import Run, run_data
+
+if TYPE_CHECKING:
+    from primia.privacy.audit import Audit
+
+
+def audit(
+    run: Run | Path | str,
+    *,
+    only: Literal["inversion", "membership"] | None = None,
+    images: int | None = None,
+    shadows: int | None = None,
+    thorough: bool = False,
+    seed: int = 1,
+    on_progress: Callable[[str, int, int], None] | None = None,
+) -> Audit:
+    """Attack a run: do images come back from updates, and does the model show who was trained on?
+
+    Writes ``audit.html``, which shows training images, and ``audit.json`` into the run folder.
+
+    Args:
+        run: a finished run, or its folder; its images must be readable.
+        only: one part only.
+        images: training images to bring back from updates.
+        shadows: shadow models for membership inference, even; 0: none.
+        thorough: more of all.
+        seed: of every random choice.
+        on_progress: called as (part, done, total).
+
+    Raises:
+        PrimiaError: one line that says what does not fit.
+    """
+    from primia.privacy.attacks.subject import Subject
+    from primia.privacy.audit import AuditOptions, run_audit
+    from primia.report.audit_page import write_audit
+
+    folder = run.path if isinstance(run, Run) else Path(run)
+    options = AuditOptions.of(thorough=thorough, images=images, shadows=shadows, seed=seed, only=only)
+    done = run_audit(Subject.open(folder, run_data), options, on_progress or (lambda part, at, total: None))
+    write_audit(done)
+    return done
