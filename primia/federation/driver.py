@@ -11,8 +11,9 @@ from primia.federation.checkpoint import Best, Checkpoints, RunState
 from primia.federation.events import Event, Notice, RunFinished
 from primia.federation.hosts import Hosts, RayHosts, Stopped, WorkerOptions
 from primia.federation.listeners import Listener, LogListener, TensorBoardListener
+from primia.federation.outcome import Evaluated
 from primia.federation.plan import assign_hosts
-from primia.federation.rounds import Evaluated, RoundLoop
+from primia.federation.rounds import RoundLoop
 from primia.federation.run_folder import RunFolder
 from primia.federation.setup import Prepared, RunSetup, prepare_run
 from primia.federation.summary import build_summary, versions

@@ -7,7 +7,7 @@ server optimiser, who takes part and when to stop are policies, who listens gets
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from time import perf_counter
 
 from primia.errors import FederationError, ProtocolError, TrainingError
@@ -15,45 +15,16 @@ from primia.federation.background import BackgroundWriter
 from primia.federation.checkpoint import Best, Checkpoints, Progress, RunState
 from primia.federation.encoding import next_range
 from primia.federation.events import Event, Notice, RoundFinished, RoundStarted, RunStarted, SiteFinished, SiteLeftOut
-from primia.federation.exchange import Contribution, RoundTask, SiteFailure, SiteReport
-from primia.federation.history import ALL_SITES, History, HistoryRow, write_history
+from primia.federation.exchange import RoundTask, SiteFailure, SiteReport
+from primia.federation.history import History, write_history
+from primia.federation.outcome import Evaluated, Outcome, history_rows
 from primia.federation.policies import RunPolicies
 from primia.federation.run_folder import RunFolder
 from primia.federation.server import build_server_optimizer
 from primia.federation.setup import Prepared, RunSetup
-from primia.federation.stages import PrivateUpdates, build_stages, decode
+from primia.federation.stages import decode
 from primia.federation.update import GlobalModel
 from primia.privacy.errors import BudgetSpent
-from primia.privacy.noise import SecureGenerator
-
-
-@dataclass
-class _Outcome:
-    """What came back in one round."""
-
-    has_loss: bool
-    total: Contribution | None = None
-    reports: list[SiteReport] = field(default_factory=list)
-    failures: list[SiteFailure] = field(default_factory=list)
-
-    @property
-    def loss(self) -> float | None:
-        """Mean training loss over all images of the round; None where it is private."""
-        return self.total.loss_sum / max(1, self.total.samples) if self.total and self.has_loss else None
-
-
-@dataclass(frozen=True)
-class Evaluated:
-    """Metrics over all images of a split, those of the sites that tell theirs, and the sites that are in the former."""
-
-    pooled: Mapping[str, object]
-    sites: Mapping[str, Mapping[str, object]]
-    answered: tuple[str, ...]
-
-    @property
-    def mcc(self) -> float:
-        """Pooled MCC."""
-        return float(str(self.pooled["mcc"]))
 
 
 class RoundLoop:
@@ -71,7 +42,7 @@ class RoundLoop:
         self._federation = setup.settings.federation
         self._policies = RunPolicies.of(self._federation, setup.settings.run.seed)
         self._privacy = setup.settings.privacy
-        self._stages = build_stages(setup.settings, prepared.flat, _private_updates(setup, prepared))
+        self._stages = prepared.stages
         self._server = build_server_optimizer(self._federation)
         self._server.state = dict(state.server)
         self._folder = RunFolder(setup.folder)
@@ -115,7 +86,9 @@ class RoundLoop:
         collected = self._prepared.collector.evaluate(self._prepared.session, split, sites, model)
         evaluated: dict[str, Mapping[str, object] | None] = {}
         for item in collected:
-            if isinstance(item, SiteFailure):
+            if isinstance(item, SiteFailure) and item.counted:
+                yield Notice("warning", f"{split} of round {model.round}, site {item.site}: lost after it was in the sum: {item.reason}")
+            elif isinstance(item, SiteFailure):
                 where = f"{split} of round {model.round} at site {item.site}: {item.reason}"
                 yield from self._leave_out(model.round, replace(item, reason=where), f"left out of {split}: {item.reason}")
             else:
@@ -135,7 +108,7 @@ class RoundLoop:
         start = perf_counter()
         sites = self._policies.draw.draw(self._setup.training_sites, round_)
         yield RoundStarted(round_, sites)
-        outcome = _Outcome(has_loss=not self._privacy.is_on)
+        outcome = Outcome(has_loss=not self._privacy.is_on)
         yield from self._train(round_, sites, outcome)
         self._demand_quorum(round_, outcome, len(sites))
         self._step(outcome)
@@ -157,7 +130,7 @@ class RoundLoop:
             is_best=is_best,
         )
 
-    def _train(self, round_: int, sites: Sequence[str], outcome: _Outcome) -> Iterator[Event]:
+    def _train(self, round_: int, sites: Sequence[str], outcome: Outcome) -> Iterator[Event]:
         """Collect a round's work into ``outcome``.
 
         Raises:
@@ -180,7 +153,7 @@ class RoundLoop:
             )
         self._count_downloads([report.site for report in outcome.reports], self.state.model)
 
-    def _hear(self, round_: int, reports: Iterable[SiteReport | SiteFailure], outcome: _Outcome) -> Iterator[Event]:
+    def _hear(self, round_: int, reports: Iterable[SiteReport | SiteFailure], outcome: Outcome) -> Iterator[Event]:
         for item in reports:
             if isinstance(item, SiteReport):
                 outcome.reports.append(item)
@@ -200,7 +173,7 @@ class RoundLoop:
             self._remember_best((yield from self._validate()))
             self._save()
 
-    def _step(self, outcome: _Outcome) -> None:
+    def _step(self, outcome: Outcome) -> None:
         model, total = self.state.model, outcome.total
         if total is None:
             raise AssertionError("a quorum of at least one site delivered, so there is a sum")
@@ -234,7 +207,7 @@ class RoundLoop:
         self.state = replace(self.state, best=best, progress=replace(self.state.progress, validations_since_best=since))
         return is_best
 
-    def _demand_quorum(self, round_: int, outcome: _Outcome, drawn: int) -> None:
+    def _demand_quorum(self, round_: int, outcome: Outcome, drawn: int) -> None:
         decision = self._policies.quorum.decide(len(outcome.reports), drawn)
         if not decision.go_on and any(failure.spent for failure in outcome.failures):
             raise BudgetSpent(f"round {round_}: {decision.reason}, the others have spent their privacy budget")
@@ -300,60 +273,9 @@ class RoundLoop:
 
         self._writer.submit(write)
 
-    def _record(self, round_: int, outcome: _Outcome, validation: Evaluated | None, seconds: float) -> None:
-        up, privacy = dict(self.state.progress.up_bytes), dict(self.state.progress.privacy)
-        rows = []
-        for report in outcome.reports:
-            up[report.site] = up.get(report.site, 0) + report.upload_bytes
-            if report.privacy:
-                privacy[report.site] = dict(report.privacy)
-            rows.append(self._site_row(round_, report, validation))
-        self._set_progress(up_bytes=up, privacy=privacy)
-        rows += [HistoryRow(round_, failure.site, failure.reason) for failure in outcome.failures]
-        rows.append(self._pooled_row(round_, outcome, validation, seconds))
-        self._history.add(rows)
-
-    def _site_row(self, round_: int, report: SiteReport, validation: Evaluated | None) -> HistoryRow:
-        row = HistoryRow(
-            round=round_,
-            site=report.site,
-            samples=report.samples,
-            steps=report.steps,
-            train_loss=report.loss,
-            learning_rate=report.learning_rate,
-            seconds=report.seconds,
-            epsilon=float(str(report.privacy["epsilon"])) if report.privacy else None,
-            up_bytes=report.upload_bytes,
-            down_bytes=self.state.model.nbytes,
-        )
-        return _with_validation(row, validation.sites.get(report.site) if validation else None)
-
-    def _pooled_row(self, round_: int, outcome: _Outcome, validation: Evaluated | None, seconds: float) -> HistoryRow:
-        reports, total = outcome.reports, outcome.total
-        row = HistoryRow(
-            round=round_,
-            site=ALL_SITES,
-            samples=total.samples if total else 0,
-            steps=total.steps if total else 0,
-            train_loss=outcome.loss,
-            learning_rate=reports[0].learning_rate,
-            seconds=seconds,
-            up_bytes=sum(report.upload_bytes for report in reports),
-            down_bytes=self.state.model.nbytes * len(reports),
-        )
-        return _with_validation(row, validation.pooled if validation else None)
-
-
-def _private_updates(setup: RunSetup, prepared: Prepared) -> PrivateUpdates | None:
-    keeper = prepared.private_sites
-    if keeper is None:
-        return None
-    mechanism = keeper.mechanism
-    return PrivateUpdates(mechanism.clip, mechanism.noise_multiplier, len(setup.training_sites), SecureGenerator())
-
-
-def _with_validation(row: HistoryRow, metrics: Mapping[str, object] | None) -> HistoryRow:
-    if metrics is None:
-        return row
-    mcc, accuracy, loss = (float(str(metrics[name])) for name in ("mcc", "accuracy", "loss"))
-    return replace(row, validation_mcc=mcc, validation_accuracy=accuracy, validation_loss=loss)
+    def _record(self, round_: int, outcome: Outcome, validation: Evaluated | None, seconds: float) -> None:
+        progress, reports = self.state.progress, outcome.reports
+        up = {report.site: progress.up_bytes.get(report.site, 0) + report.upload_bytes for report in reports}
+        privacy = {report.site: dict(report.privacy) for report in reports if report.privacy}
+        self._set_progress(up_bytes={**progress.up_bytes, **up}, privacy={**progress.privacy, **privacy})
+        self._history.add(history_rows(round_, outcome, validation, seconds, self.state.model.nbytes))

@@ -18,10 +18,12 @@ from primia.federation.history import ALL_SITES
 from primia.federation.hosts import Hosts
 from primia.federation.plan import POOLED, SPLITS, SitePlan, single_learner_steps
 from primia.federation.secure import SecureCollector
+from primia.federation.stages import PrivateUpdates, Stage, build_stages
 from primia.federation.update import GlobalModel
 from primia.models.flat import FlatSpec
 from primia.models.registry import build_model
 from primia.privacy.ledger import Ledger
+from primia.privacy.noise import SecureGenerator
 from primia.privacy.site import PrivacyPlan, SitePrivacy
 from primia.privacy.statistics import normalisation_of, public_normalisation
 from primia.secagg.identity import Identity
@@ -67,7 +69,7 @@ class Prepared:
 
     ``steps``: optimiser steps of a round, all sites together. ``single_steps``: those of the one learner where there is no federation.
     ``class_counts``: split -> site -> class -> images, as far as sites tell. ``private_sites``: keeper of the budget where whole sites are
-    protected.
+    protected. ``stages``: with the driver's halves.
     """
 
     session: Session
@@ -79,6 +81,7 @@ class Prepared:
     initial: GlobalModel
     class_counts: Mapping[str, Mapping[str, Mapping[str, int]]]
     private_sites: SitePrivacy | None
+    stages: tuple[Stage, ...]
 
 
 def prepare_run(setup: RunSetup, hosts: Hosts, identity: Identity) -> Prepared:
@@ -101,6 +104,7 @@ def prepare_run(setup: RunSetup, hosts: Hosts, identity: Identity) -> Prepared:
         raise FederationError(f"no training site takes part: {facts.failures[0].reason}")
     session = Session(charter, _learner_spec(setup, facts.total), _normalisation(setup, facts.total.pixels), _total_weight(setup, facts))
     owners, federated = facts.total.sites, settings.run.mode == "federated"
+    private = _private_sites(setup)
     single = None if federated else single_learner_steps(facts.total.steps, owners, settings.federation.sites_per_round)
     return Prepared(
         session=session,
@@ -111,7 +115,8 @@ def prepare_run(setup: RunSetup, hosts: Hosts, identity: Identity) -> Prepared:
         flat=flat,
         initial=GlobalModel(0, flat.parameters(model), flat.buffers(model)),
         class_counts=_counts(setup, facts),
-        private_sites=_private_sites(setup),
+        private_sites=private,
+        stages=build_stages(settings, flat, _private_updates(setup, private)),
     )
 
 
@@ -163,6 +168,12 @@ def _private_sites(setup: RunSetup) -> SitePrivacy | None:
     plan = PrivacyPlan(units=sites, batch_size=sites, steps=1, rounds=settings.federation.rounds)
     ledger = Ledger(setup.folder / "privacy.jsonl")
     return SitePrivacy(settings.privacy, plan, ledger, federation=settings.federation.identity, run=setup.folder.name)
+
+
+def _private_updates(setup: RunSetup, keeper: SitePrivacy | None) -> PrivateUpdates | None:
+    if keeper is None:
+        return None
+    return PrivateUpdates(keeper.mechanism.clip, keeper.mechanism.noise_multiplier, len(setup.training_sites), SecureGenerator())
 
 
 def _total_weight(setup: RunSetup, facts: CollectedFacts) -> float:

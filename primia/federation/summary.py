@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from importlib.metadata import version
 
 from primia.federation.checkpoint import RunState
+from primia.federation.outcome import Evaluated
 from primia.federation.plan import POOLED
 from primia.federation.privacy_summary import privacy_summary
-from primia.federation.rounds import Evaluated
 from primia.federation.setup import Prepared, RunSetup
 
 _PACKAGES = ("primia", "torch", "torchvision", "ray", "numpy", "pyarrow", "torchmetrics")
