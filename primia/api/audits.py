@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Literal
 from primia.api.training import Run, run_data
 
 if TYPE_CHECKING:
-    from primia.privacy.audit import Audit
+    from primia.privacy.attacks.subject import Subject
+    from primia.privacy.audit import Audit, AuditOptions
 
 
 def audit(
@@ -24,7 +25,8 @@ def audit(
 ) -> Audit:
     """Attack a run: do images come back from updates, and does the model show who was trained on?
 
-    Writes ``audit.html``, which shows training images, and ``audit.json`` into the run folder.
+    Writes ``audit.html``, which shows training images, and ``audit.json`` into the run folder. The private halves of site boxes are
+    opened only where every owner's grant for the run's federation holds, and after their audit logs say so.
 
     Args:
         run: a finished run, or its folder; its images must be readable.
@@ -44,6 +46,23 @@ def audit(
 
     folder = run.path if isinstance(run, Run) else Path(run)
     options = AuditOptions.of(thorough=thorough, images=images, shadows=shadows, seed=seed, only=only)
-    done = run_audit(Subject.open(folder, run_data), options, on_progress or (lambda part, at, total: None))
+    subject = Subject.open(folder, run_data)
+    _admit(subject, options)
+    done = run_audit(subject, options, on_progress or (lambda part, at, total: None))
     write_audit(done)
     return done
+
+
+def _admit(subject: Subject, options: AuditOptions) -> None:
+    """Read each owner's grant, and write the audit into each box's log; no log tells of an audit that an owner has refused."""
+    from primia.federation.site_box import SiteBox
+
+    if subject.settings.run.dry_run:
+        return
+    federation = subject.settings.federation.identity
+    boxes = [SiteBox.open(site.box) for site in subject.data.sites if site.box]
+    for box in boxes:
+        box.check_grant(federation)
+    event = {"purpose": "audit", "federation": federation, "run": subject.name, "attacks": " and ".join(options.parts)}
+    for box in boxes:
+        box.audit(event)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -78,6 +78,10 @@ def grant(
         float | None, typer.Option("--max-epsilon", help="Largest epsilon over all runs of this federation; without it no cap.")
     ] = None,
     until: Annotated[datetime | None, typer.Option(formats=["%Y-%m-%d"], help="Last day, in UTC.")] = None,
+    require: Annotated[
+        Literal["secure", "sealed", "any"],
+        typer.Option(help="Least protection of updates: masked (secure aggregation), sealed for the driver, or any."),
+    ] = "secure",
     everywhere: All = False,
 ) -> None:
     """Let a federation train on the private halves. A second grant replaces the terms of the first.
@@ -86,7 +90,7 @@ def grant(
     """
     day = until.date() if until else None
     for each in _chosen(box, everywhere):
-        given = each.grant(federation, max_epsilon=max_epsilon, until=day)
+        given = each.grant(federation, max_epsilon=max_epsilon, until=day, require=require)
         typer.echo(f"granted {federation} the data of {each.name}: {_terms(given)}")
     typer.echo(
         f"wrote {box}\nnext: primia-ray site show {box}, or take it back: primia-ray site revoke {box} {federation}{_all(everywhere)}"
@@ -155,7 +159,8 @@ def _all(everywhere: bool) -> str:
 
 def _terms(given: Grant) -> str:
     cap = "no cap on epsilon" if given.max_epsilon is None else f"epsilon up to {given.max_epsilon:g} over all its runs"
-    return f"{cap}, {f'until {given.until}' if given.until else 'until revoked'}"
+    updates = {"secure": "updates masked only", "sealed": "updates masked or sealed", "any": "updates in clear too"}[given.require]
+    return f"{updates}, {cap}, {f'until {given.until}' if given.until else 'until revoked'}"
 
 
 def _hand_out(box: SiteBox, output: Path) -> None:

@@ -110,13 +110,13 @@ def _spent(log: Sequence[AuditEntry]) -> dict[str, float]:
 def _grants(grants: Sequence[Grant], refusals: Mapping[str, str], spent: Mapping[str, float]) -> Table:
     from rich.table import Table
 
-    table = Table("federation", "state", "since", "until", "epsilon up to", "spent", title="grants")
+    table = Table("federation", "state", "since", "until", "epsilon up to", "spent", "requires", title="grants")
     table.columns[0].overflow = "fold"
     for grant in grants:
         state = "refused, see below" if grant.federation in refusals else grant.state
         cap = "no cap" if grant.max_epsilon is None else f"{grant.max_epsilon:g}"
         used = f"{spent[grant.federation]:.3f}" if grant.federation in spent else "-"
-        table.add_row(grant.federation, state, (grant.revoked or grant.granted)[:10], str(grant.until or "-"), cap, used)
+        table.add_row(grant.federation, state, (grant.revoked or grant.granted)[:10], str(grant.until or "-"), cap, used, grant.require)
     return table
 
 

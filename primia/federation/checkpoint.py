@@ -42,7 +42,7 @@ class Progress:
     """Counts that go on across a resume: bytes a site, seconds a phase, faults, validations since the best.
 
     ``range``: largest change of a parameter that secure aggregation holds in the next round; 0 before the first one. ``privacy``: each
-    site's last statement of what it has spent.
+    site's last statement of what it has spent. ``fewest``: the fewest sites whose updates a round's sum was over.
     """
 
     validations_since_best: int = 0
@@ -51,6 +51,7 @@ class Progress:
     seconds: Mapping[str, float] = field(default_factory=dict)
     faults: tuple[Mapping[str, object], ...] = ()
     range: float = 0.0
+    fewest: int = 0
     privacy: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -10,6 +11,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from primia.data.statistics import PixelSums
 from primia.errors import FederationError, ProtocolError
 from primia.federation.exchange import (
     Charter,
@@ -52,11 +54,35 @@ class Collection(Generic[Item, Total]):
 
 @dataclass
 class CollectedFacts:
-    """The sum of training facts, the counts that sites tell, and who is left out."""
+    """The sum of training facts, the counts that sites tell, and the sites that are absent, with the reason."""
 
     total: TrainingFacts
     counts: dict[str, Mapping[str, NDArray[np.int64]]] = field(default_factory=dict)
-    failures: list[SiteFailure] = field(default_factory=list)
+    absent: dict[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """For the run folder."""
+        total, pixels = self.total, self.total.pixels
+        return json.dumps(
+            {
+                "class_counts": total.class_counts.tolist(),
+                "pixels": [pixels.count, pixels.total, pixels.squares],
+                "numbers": [total.steps, total.images, total.sites],
+                "counts": {site: {split: counts.tolist() for split, counts in told.items()} for site, told in self.counts.items()},
+                "absent": self.absent,
+            }
+        )
+
+    @classmethod
+    def from_json(cls, text: str) -> CollectedFacts:
+        """Inverse of :meth:`to_json`."""
+        document = json.loads(text)
+        count, total, squares = document["pixels"]
+        pixels = PixelSums(count, tuple(total), tuple(squares))
+        counts: dict[str, Mapping[str, NDArray[np.int64]]] = {
+            site: {split: np.array(told) for split, told in splits.items()} for site, splits in document["counts"].items()
+        }
+        return cls(TrainingFacts(np.array(document["class_counts"]), pixels, *document["numbers"]), counts, document["absent"])
 
 
 @dataclass(frozen=True)
@@ -70,8 +96,16 @@ class SiteEvaluated:
 class Collector(Protocol):
     """Collects what sites contribute."""
 
+    def join(self, sites: Sequence[str]) -> dict[str, str]:
+        """Meet the sites; why some of them do not take part."""
+        ...
+
     def facts(self, training: Sequence[str], others: Sequence[str]) -> CollectedFacts:
         """Facts of all sites; only ``training`` sites are in the sum."""
+        ...
+
+    def statements(self, sites: Sequence[str]) -> dict[str, Mapping[str, object]]:
+        """What each site that answers has spent of its privacy in this run."""
         ...
 
     def train(self, session: Session, task: RoundTask, start: GlobalModel) -> Collection[SiteReport | SiteFailure, Contribution]:
@@ -99,13 +133,23 @@ class PlainCollector:
         self._share = SharedOnce(hosts)
         self._senders: dict[str, PublicIdentity] = {}
 
+    def join(self, sites: Sequence[str]) -> dict[str, str]:
+        """See :class:`Collector`."""
+        self._senders, absent = joined(self._hosts, self._charter, sites)
+        return absent
+
+    def statements(self, sites: Sequence[str]) -> dict[str, Mapping[str, object]]:
+        """See :class:`Collector`."""
+        return spent(self._hosts, self._charter, sites)
+
     def facts(self, training: Sequence[str], others: Sequence[str]) -> CollectedFacts:
         """See :class:`Collector`."""
-        self._senders, failures = joined(self._hosts, self._charter, [*training, *others])
-        facts = CollectedFacts(TrainingFacts.zero(len(self._charter.classes), self._charter.channels), {}, failures)
+        absent = self.join([*training, *others])
+        facts = CollectedFacts(TrainingFacts.zero(len(self._charter.classes), self._charter.channels), {}, absent)
         for answer in ask_again(self._hosts, "facts", tuple(self._senders), lambda names: (self._charter, names, {})):
             result: HostFacts = answered(answer)
             facts.counts |= result.counts
+            facts.absent |= {failure.site: failure.reason for failure in result.failures}
             if isinstance(result.total, TrainingFacts):
                 facts.total += result.total
         return facts
@@ -188,19 +232,28 @@ def ask_again(hosts: Hosts, method: str, sites: Sequence[str], arguments: Argume
         yield answer
 
 
-def joined(hosts: Hosts, charter: Charter, sites: Sequence[str]) -> tuple[dict[str, PublicIdentity], list[SiteFailure]]:
+def joined(hosts: Hosts, charter: Charter, sites: Sequence[str]) -> tuple[dict[str, PublicIdentity], dict[str, str]]:
     """Public keys of the sites that take part, and why others do not.
 
     Raises:
         FederationError: an actor cannot be started.
     """
     identities: dict[str, PublicIdentity] = {}
-    failures: list[SiteFailure] = []
+    absent: dict[str, str] = {}
     for answer in ask_again(hosts, "join", sites, lambda names: (charter, names)):
         reply: HostReply = answered(answer)
         identities |= reply.values  # type: ignore[arg-type]
-        failures += reply.failures
-    return identities, failures
+        absent |= {failure.site: failure.reason for failure in reply.failures}
+    return identities, absent
+
+
+def spent(hosts: Hosts, charter: Charter, sites: Sequence[str]) -> dict[str, Mapping[str, object]]:
+    """The statements of the sites that answer."""
+    statements: dict[str, Mapping[str, object]] = {}
+    if charter.settings.privacy.is_by_site:
+        for answer in hosts.ask("statements", sites, lambda names: (charter, names)):
+            statements |= answer.result.values if answer.result else {}
+    return statements
 
 
 def answered(answer: Answer) -> Any:

@@ -13,7 +13,7 @@ import tempfile
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from syft_perms import SyftPermContext
 from syft_perms.syftperm_modifier import PERMISSION_FILE_NAME, RuleSet
@@ -25,13 +25,19 @@ from primia.federation.box_files import locked, read_json, write_json, write_pri
 _EVERYTHING = "**"
 """Syft's pattern for all files of a folder."""
 
+Protection = Literal["secure", "sealed", "any"]
+"""The least that an owner asks for where updates leave the site: masked, so that only sums over sites are seen (secure aggregation);
+sealed for the driver alone; or as they are."""
+
+DEFAULT_PROTECTION: Protection = "secure"
+
 
 @dataclass(frozen=True)
 class Grant:
     """The terms on which a federation may use a site's data.
 
     ``max_epsilon`` caps the privacy loss over all runs of this federation; None: no cap of the owner's. ``until`` is the last
-    day, in UTC. ``granted`` and ``revoked`` are times in UTC.
+    day, in UTC. ``granted`` and ``revoked`` are times in UTC. ``require`` is the least protection of updates.
     """
 
     federation: str
@@ -39,6 +45,7 @@ class Grant:
     max_epsilon: float | None = None
     until: date | None = None
     revoked: str | None = None
+    require: Protection = DEFAULT_PROTECTION
 
     @property
     def state(self) -> str:
@@ -46,6 +53,23 @@ class Grant:
         if self.revoked:
             return "revoked"
         return "expired" if self.until and today() > self.until else "granted"
+
+    def check_protection(self, *, secure: bool, sealed: bool) -> None:
+        """Compare what is asked for with how updates would leave: masked (``secure``), ``sealed`` for the driver, or neither.
+
+        Masked ones are better protected than sealed ones, so they do for both. Local training sends models of one site in clear.
+
+        Raises:
+            ConsentError: the owner asks for more.
+        """
+        if secure or self.require == "any" or (sealed and self.require == "sealed"):
+            return
+        asked = "masked (secure_aggregation.enabled = yes)" if self.require == "secure" else "sealed or masked"
+        planned, enough = ("sealed", "sealed") if sealed else ("in clear", "any")
+        raise ConsentError(
+            f"federation {self.federation} would get updates {planned}, but is granted them {asked} only, with run.mode = federated; "
+            f"the owner can allow it: primia-ray site grant BOX {self.federation} --require {enough}"
+        )
 
 
 def today() -> date:
@@ -78,7 +102,14 @@ class Grants:
             readers = self._readers(federation)
         return self._valid(federation, grant, readers)
 
-    def grant(self, federation: str, *, max_epsilon: float | None = None, until: date | None = None) -> Grant:
+    def grant(
+        self,
+        federation: str,
+        *,
+        max_epsilon: float | None = None,
+        until: date | None = None,
+        require: Protection = DEFAULT_PROTECTION,
+    ) -> Grant:
         """Let ``federation`` read every private half, on these terms; they replace earlier ones.
 
         Raises:
@@ -89,7 +120,7 @@ class Grants:
             raise ConsentError(f"a grant until {until} is over already; give a day that is to come")
         if max_epsilon is not None and not 0.0 < max_epsilon < math.inf:
             raise ConsentError(f"a cap on epsilon of {max_epsilon} means nothing; give a number above 0")
-        grant = Grant(federation, _now(), max_epsilon, until)
+        grant = Grant(federation, _now(), max_epsilon, until, require=require)
         with locked(self._folder):
             self._check_files()
             self._write_terms(grant)
@@ -194,9 +225,17 @@ def _grant(path: Path, federation: str, terms: dict[str, Any]) -> Grant:
     try:
         until = terms["until"] and date.fromisoformat(terms["until"])
         cap = None if terms["max_epsilon"] is None else float(terms["max_epsilon"])
-        return Grant(federation, str(terms["granted"]), cap, until or None, terms["revoked"])
+        return Grant(federation, str(terms["granted"]), cap, until or None, terms["revoked"], _protection(terms))
     except (KeyError, TypeError, ValueError) as error:
         raise ConsentError(f"{path}: the terms of {federation} cannot be read ({error}); grant it again") from None
+
+
+def _protection(terms: dict[str, Any]) -> Protection:
+    """What a grant asks for; one from before grants asked for anything: the most."""
+    require: Protection = terms.get("require", DEFAULT_PROTECTION)
+    if require not in get_args(Protection):
+        raise ValueError(f"require {require!r}")
+    return require
 
 
 def _now() -> str:

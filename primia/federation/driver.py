@@ -66,6 +66,7 @@ def _run(setup: RunSetup, prepared: Prepared, checkpoints: Checkpoints, state: R
         begun = time()
         tested = yield from loop.evaluate("test", setup.testing_sites, best.model)
         loop.add_seconds(test=time() - begun)
+        loop.ask_statements()
     except Stopped:
         yield RunFinished("interrupted", setup.folder, {"rounds": loop.state.model.round})
         return

@@ -37,7 +37,7 @@ class UpdateEncoding:
         self.layout = Layout(narrow=parameters, wide=buffers + _NUMBERS)
         self._range = range_
         self._largest_weight = 2.0 * total_weight
-        self._scale = 2.0 ** (NARROW_BITS - 1 - ceil(log2(range_)) - ceil(log2(total_weight)))
+        self._scale = 1.0 / ring_step(range_, total_weight)
 
     def encode(self, contribution: Contribution, key: bytes) -> RingVector:
         """One site's contribution; ``key`` of the rounding, see :func:`rounding_key`.
@@ -68,6 +68,11 @@ class UpdateEncoding:
             )
         update = Update(decode_narrow(total.narrow, self._scale), decode_wide(total.wide[:buffers]).astype(np.float32), float(weight))
         return Contribution(update, samples, steps, float(decode_wide(total.wide[buffers : buffers + 1])[0]), clipped)
+
+
+def ring_step(range_: float, total_weight: float) -> float:
+    """A step of a weighted update in the ring, a power of two."""
+    return float(2.0 ** (ceil(log2(range_)) + ceil(log2(total_weight)) + 1 - NARROW_BITS))
 
 
 def next_range(mean_update: Vector, range_: float, clipped: int) -> float:

@@ -6,6 +6,7 @@ from the driver), sealed for the driver, or masked so that only the sum over sit
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -19,7 +20,7 @@ from safetensors.numpy import load, save
 from primia.config.settings import Settings
 from primia.data.statistics import Normalisation, PixelSums
 from primia.errors import ProtocolError
-from primia.federation.update import Update
+from primia.federation.update import GlobalModel, Update, Vector
 from primia.models.flat import FlatSpec
 from primia.secagg.identity import PublicIdentity
 from primia.secagg.ring import RingVector
@@ -34,11 +35,13 @@ Inbox = Mapping[str, bytes]
 class Charter:
     """The terms of a federation, the same for all of its sites.
 
-    ``id`` names it among all that a host serves; ``state_folder`` holds a folder for each site; ``driver`` is whom sites seal for.
+    ``id`` names it among all that a host serves, ``run`` in the sites' books; ``sites`` are all that may ever take part; ``state_folder``
+    holds a folder for each site; ``driver`` is whom sites seal for.
     """
 
     id: str
     run: str
+    sites: tuple[str, ...]
     settings: Settings
     classes: tuple[str, ...]
     channels: int
@@ -49,6 +52,11 @@ class Charter:
     def is_secure(self) -> bool:
         """Whether sites mask what they send."""
         return self.settings.run.mode == "federated" and self.settings.secure_aggregation.enabled
+
+    @property
+    def keeps_evaluations(self) -> bool:
+        """Whether a site's evaluation may be seen in a sum over sites only."""
+        return self.is_secure and not self.settings.secure_aggregation.site_metrics
 
     @property
     def is_sealed(self) -> bool:
@@ -67,6 +75,28 @@ class Session:
     learner: LearnerSpec
     normalisation: Normalisation
     total_weight: float
+
+
+def facts_terms(charter: Charter) -> str:
+    """Digest of the terms on which facts are told; sites whose driver told them other terms cannot add up to anything."""
+    return _digest(repr(charter))
+
+
+def round_terms(session: Session, task: RoundTask, start: GlobalModel) -> str:
+    """Digest of all that decides a site's contribution to a round, apart from its images."""
+    return _digest(repr((session, task.round, task.rounds, task.steps, task.range)), start.parameters, start.buffers)
+
+
+def evaluation_terms(session: Session, split: str, model: GlobalModel) -> str:
+    """Digest of all that decides a site's evaluation, apart from its images."""
+    return _digest(repr((session, split, model.round)), model.parameters, model.buffers)
+
+
+def _digest(text: str, *vectors: Vector) -> str:
+    digest = hashlib.sha256(text.encode())
+    for vector in vectors:
+        digest.update(np.ascontiguousarray(vector).data)
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -118,13 +148,15 @@ class HostFacts:
     total: TrainingFacts | RingVector | None
     delivered: tuple[str, ...]
     counts: Mapping[str, Mapping[str, NDArray[np.int64]]]
+    failures: tuple[SiteFailure, ...]
 
 
 @dataclass(frozen=True)
 class RoundTask:
     """A round. ``steps``: of each site; None: a site's own pass over its images. States of rounds not in ``keep`` may be forgotten.
 
-    ``range``: largest change of a parameter that a masked update can hold. ``inboxes``: for each site what the others sealed for it.
+    ``least``: sites that must deliver for their sum to be opened. ``range``: largest change of a parameter that a masked update can hold.
+    ``inboxes``: for each site what the others sealed for it.
     ``nonce``: what sealed updates are bound to, new each time a round is asked for.
     """
 
@@ -132,6 +164,7 @@ class RoundTask:
     rounds: int
     sites: tuple[str, ...]
     steps: int | None
+    least: int = 1
     keep: tuple[int, ...] = ()
     range: float = 0.0
     inboxes: Mapping[str, Inbox] = field(default_factory=dict)

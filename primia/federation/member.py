@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from functools import cached_property
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from functools import cached_property, partial
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from primia.data.shard import Dataset, JoinedDataset, Shard
 from primia.data.statistics import PixelSums, pixel_sums
-from primia.errors import DataError, ProtocolError
+from primia.errors import ConsentError, DataError, ProtocolError
 from primia.federation.exchange import Charter
+from primia.federation.journal import Journal
+from primia.federation.mock import check_mock
 from primia.federation.peers import Peers
-from primia.federation.plan import SitePlan
+from primia.federation.plan import SPLITS, SitePlan
 from primia.federation.site_box import SiteBox
 from primia.files import atomic_text
 from primia.privacy.ledger import Ledger
@@ -39,15 +43,29 @@ class Member:
         self._trusted: dict[str, set[PublicIdentity]] = {}
         self._roles: dict[tuple[str, str], SiteRole] = {}
         self._privacy: dict[str, SitePrivacy] = {}
+        self._journals: dict[str, Journal] = {}
 
     def admit(self, charter: Charter) -> None:
         """Read the owner's grants afresh.
 
         Raises:
-            ConsentError: the federation is not granted, or not any more.
+            ConsentError: the federation is not granted, not any more, or not with so little protection.
         """
-        if self.plan.box and not charter.settings.run.dry_run:
-            SiteBox.open(self.plan.box).check_grant(charter.settings.federation.identity)
+        settings = charter.settings
+        if settings.run.dry_run:
+            for split in SPLITS:
+                for shard in self.shards(split):
+                    check_mock(shard)
+        box = self._box(charter)
+        if box is None:
+            return
+        grant = box.check_grant(settings.federation.identity)
+        grant.check_protection(secure=charter.is_secure, sealed=charter.is_sealed)
+        if grant.max_epsilon is not None and not settings.privacy.is_by_site:
+            raise ConsentError(
+                f"the owner of site {self.name!r} allows epsilon = {grant.max_epsilon:g} in all, but this run has privacy.unit = "
+                f"{settings.privacy.unit}, which protects nothing at the site; set privacy.unit = image or patient"
+            )
 
     def admit_round(self, charter: Charter, round_: int, steps: int) -> None:
         """Raise :class:`BudgetSpent` where the privacy budget does not allow a round."""
@@ -57,9 +75,9 @@ class Member:
 
     def note(self, charter: Charter, event: Mapping[str, object]) -> None:
         """Append to the box's audit log who did what on this site's data."""
-        if self.plan.box and not charter.settings.run.dry_run:
-            who = {"federation": charter.settings.federation.identity, "run": charter.run}
-            SiteBox.open(self.plan.box).audit({**who, **event})
+        box = self._box(charter)
+        if box:
+            box.audit({"federation": charter.settings.federation.identity, "run": charter.run, **event})
 
     def dataset(self, split: str) -> Dataset:
         """The images of a split, mapped at the first call."""
@@ -115,19 +133,26 @@ class Member:
             return None
         if charter.id not in self._privacy:
             plan = PrivacyPlan(len(self.units(charter)), settings.training.batch_size, steps, settings.federation.rounds)
-            box = SiteBox.open(self.plan.box) if self.plan.box and not settings.run.dry_run else None
-            ledger = Ledger(box.ledger if box else charter.state_folder / self.name / "privacy.jsonl")
-            federation = settings.federation.identity
-            cap = box.max_epsilon(federation) if box else None
+            box, federation = self._box(charter), settings.federation.identity
+            ledger = Ledger(box.ledger if box else self._folder(charter) / "privacy.jsonl")
+            cap = partial(box.max_epsilon, federation) if box else None
             self._privacy[charter.id] = SitePrivacy(settings.privacy, plan, ledger, federation=federation, run=charter.run, cap=cap)
         return self._privacy[charter.id]
+
+    def has_spent(self, charter: Charter) -> bool:
+        """Whether the site has a privacy budget in this run."""
+        return charter.id in self._privacy
+
+    def statement(self, charter: Charter) -> dict[str, object]:
+        """What the site has spent, as plain data."""
+        return asdict(self._privacy[charter.id].statement())
 
     def noisy_pixels(self, charter: Charter) -> PixelSums:
         """Sums over pixels with noise, drawn and charged once in a run: the same ones are given again when it is resumed.
 
         In place of sums and squares they hold what :func:`primia.privacy.statistics.normalisation_of` takes.
         """
-        path = charter.state_folder / self.name / "statistics.json"
+        path = self._folder(charter) / "statistics.json"
         if not path.exists():
             privacy = self.privacy(charter, self.steps(charter))
             if privacy is None:
@@ -135,7 +160,6 @@ class Member:
             noise = charter.settings.privacy.statistics_noise
             sums = noisy_sums(self.dataset("train"), self.units(charter), noise, SecureGenerator())
             privacy.charge_statistics()
-            path.parent.mkdir(parents=True, exist_ok=True)
             atomic_text(path, json.dumps(sums.tolist()))
         count, *rest = json.loads(path.read_text())
         return PixelSums(count, tuple(rest[: charter.channels]), tuple(rest[charter.channels :]))
@@ -143,10 +167,8 @@ class Member:
     def identity(self, charter: Charter) -> Identity:
         """The site's keys: those in its box, else made here for the run."""
         if charter.id not in self._identities:
-            folder = charter.state_folder / self.name
-            self._identities[charter.id] = (
-                SiteBox.open(self.plan.box).identity() if self.plan.box else Identity.load_or_create(self.name, folder / "keys.json")
-            )
+            box, keys = self._box(charter), self._folder(charter) / "keys.json"
+            self._identities[charter.id] = box.identity() if box else Identity.load_or_create(self.name, keys)
         return self._identities[charter.id]
 
     def pin(self, charter: Charter, peer: PublicIdentity) -> None:
@@ -154,12 +176,11 @@ class Member:
         trusted = self._trusted.setdefault(charter.id, set())
         if peer in trusted:
             return
-        if self.plan.box:
-            SiteBox.open(self.plan.box).pin(peer)
+        box = self._box(charter)
+        if box:
+            box.pin(peer)
         else:
-            folder = charter.state_folder / self.name
-            folder.mkdir(parents=True, exist_ok=True)
-            Peers(folder, self.name).pin(peer)
+            Peers(self._folder(charter), self.name).pin(peer)
         trusted.add(peer)
 
     def advertise(self, charter: Charter, task: Task) -> Advertisement:
@@ -169,6 +190,7 @@ class Member:
             ConsentError, BudgetSpent: the site may not take part.
         """
         self.admit(charter)
+        self._agree_on_cohort(charter, task)
         if task.purpose == "train":
             self.admit_round(charter, task.round, self.steps(charter))
         role = SiteRole(self.identity(charter), task)
@@ -185,6 +207,36 @@ class Member:
             return self._roles[charter.id, purpose]
         except KeyError:
             raise ProtocolError(f"site {self.name!r} knows of no aggregation for {purpose}: it was restarted since") from None
+
+    def confirm(self, charter: Charter, purpose: str, survivors: Sequence[str]) -> bytes:
+        """Sign who delivered, once it is written down that the sum is over these and no others."""
+        role = self.role(charter, purpose)
+        signature = role.confirm(survivors)
+        if not charter.settings.privacy.is_by_site or purpose != "train":  # private training draws anew each time, and pays for it
+            self._journal(charter).agree(charter.run, role.task.round, purpose, survivors)
+        return signature
+
+    def _agree_on_cohort(self, charter: Charter, task: Task) -> None:
+        """Sites that were not there when the run began could be anybody's: no task may name them."""
+        self._journal(charter).agree(charter.run, 0, "cohort", charter.sites)
+        strangers = set(task.sites) - set(charter.sites)
+        if strangers:
+            raise ProtocolError(f"site {self.name!r} was asked to aggregate with {sorted(strangers)[0]!r}, which is not of this federation")
+
+    def _journal(self, charter: Charter) -> Journal:
+        if charter.id not in self._journals:
+            box = self._box(charter)
+            self._journals[charter.id] = Journal((box.path if box else self._folder(charter)) / "aggregations.jsonl")
+        return self._journals[charter.id]
+
+    def _box(self, charter: Charter) -> SiteBox | None:
+        """The owner's box, opened afresh; None without one, and in a dry run, which leaves no trace in it."""
+        return SiteBox.open(self.plan.box) if self.plan.box and not charter.settings.run.dry_run else None
+
+    def _folder(self, charter: Charter) -> Path:
+        folder = charter.state_folder / self.name
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return folder
 
     def finish(self, charter: Charter, purpose: str) -> None:
         """Forget the keys of an aggregation."""

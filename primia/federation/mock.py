@@ -18,7 +18,8 @@ from primia.data.anatomy import Anatomy
 from primia.data.demo import CLASSES, mark, site_style
 from primia.data.radiograph import radiograph
 from primia.data.randomness import stream
-from primia.data.shard import Row, ShardHeader, write_shard
+from primia.data.shard import Row, Shard, ShardHeader, write_shard
+from primia.errors import ConsentError
 
 LEAST_IMAGES = 64
 """Images of a mock shard over all classes, so that usual batches can be filled."""
@@ -28,6 +29,7 @@ LARGEST_DRAWN = 128
 """Pixels up to which pictures are drawn; larger ones are enlarged from there."""
 
 _SEED = 20200
+_FINGERPRINT = "mock"
 
 
 def write_mock(path: Path, header: ShardHeader) -> int:
@@ -35,8 +37,16 @@ def write_mock(path: Path, header: ShardHeader) -> int:
 
     Classes that the demonstration set does not know get its findings in turn. The same header draws the same pictures.
     """
-    mock = replace(header, synthetic=True, fingerprint="mock")
+    mock = replace(header, synthetic=True, fingerprint=_FINGERPRINT)
     return write_shard(path, mock, _rows(mock))
+
+
+def check_mock(shard: Shard) -> None:
+    """Raise :class:`ConsentError` unless ``shard`` says of itself that it is a mock half: a dry run opens no other."""
+    if not shard.synthetic or shard.header.fingerprint != _FINGERPRINT:
+        raise ConsentError(
+            f"{shard.path}: no mock half, and a dry run opens nothing else; make the box of site {shard.site!r} again, or ask for its grant"
+        )
 
 
 def _rows(header: ShardHeader) -> Iterator[Row]:

@@ -57,17 +57,20 @@ class SealedOutbox:
 class MaskedOutbox(Generic[T]):
     """Encodes and masks each contribution; the total is uniformly random to whoever has not all sites' masks."""
 
-    def __init__(self, charter: Charter, purpose: str, inboxes: Mapping[str, Inbox], encode: Callable[[T, str], RingVector]) -> None:
+    def __init__(
+        self, charter: Charter, purpose: str, inboxes: Mapping[str, Inbox], terms: str, encode: Callable[[T, str], RingVector]
+    ) -> None:
         self.total: RingVector | None = None
         self._charter = charter
         self._purpose = purpose
         self._inboxes = inboxes
+        self._terms = terms
         self._encode = encode
 
     def put(self, member: Member, value: T) -> int:
         """See :class:`Outbox`."""
         role = member.role(self._charter, self._purpose)
-        vector = role.mask(self._encode(value, member.name), self._inboxes[member.name])
+        vector = role.mask(self._encode(value, member.name), self._inboxes[member.name], self._terms)
         size = vector.nbytes
         if self.total is None:
             self.total = vector

@@ -1,9 +1,12 @@
-"""Keys of other sites, pinned: the first key seen under a name is kept, and another one later is refused."""
+"""Keys of other sites, pinned: the first key seen under a name is kept, and another one later is refused.
+
+Where the owner has pinned anybody, nobody is believed at first contact any more: sites that nobody runs, slipped in to make a sum
+over few real ones, are not pinned.
+"""
 
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,7 +16,8 @@ from primia.federation.box_files import locked, read_json, write_json
 from primia.secagg.identity import PublicIdentity
 
 _DID = "did:primia:"
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]*")
+_OWNER = "owner"
+_FIRST_CONTACT = "first contact"
 
 
 @dataclass(frozen=True)
@@ -46,24 +50,33 @@ class Peers:
         return PublicIdentity(name, peer.document) if peer else None
 
     def pin(self, peer: PublicIdentity, *, by_owner: bool = False, replace: bool = False) -> bool:
-        """Pin ``peer``'s key under its name; True if that is new.
+        """Pin ``peer``'s key under its name; True if that is new, or was believed so far and now is the owner's word.
 
         Raises:
-            ProtocolError: another key is pinned under this name and ``replace`` is not given, or the document is no set of keys.
+            ProtocolError: another key is pinned under this name and ``replace`` is not given; the owner has pinned others, but not this
+                one; or the document is no set of keys.
             ConsentError: a name that no site or federation can have.
         """
         _check_name(peer.name)
         key = peer.key  # raises on keys that are none, before anything is written
         with locked(self._folder):
+            peers = self.all()
             known = self.get(peer.name)
-            if known and known.key == key:
+            if known and known.key == key and (peers[peer.name].by == _OWNER or not by_owner):
                 return False
-            if known and not replace:
+            if known and known.key != key and not replace:
                 raise self._changed(known, peer)
-            pinned = Peer(peer.document, datetime.now(UTC).isoformat(timespec="seconds"), "owner" if by_owner else "first contact")
-            peers = {**self.all(), peer.name: pinned}
-            write_json(self._path, {name: asdict(entry) for name, entry in peers.items()})
+            if not known and not by_owner and any(entry.by == _OWNER for entry in peers.values()):
+                raise self._unknown(peer)
+            pinned = Peer(peer.document, datetime.now(UTC).isoformat(timespec="seconds"), _OWNER if by_owner else _FIRST_CONTACT)
+            write_json(self._path, {name: asdict(entry) for name, entry in {**peers, peer.name: pinned}.items()})
         return True
+
+    def _unknown(self, peer: PublicIdentity) -> ProtocolError:
+        return ProtocolError(
+            f"site {self._site!r} does not know {peer.name!r} (fingerprint {peer.fingerprint}), and its owner has pinned whom to believe: "
+            "a site that nobody runs, or one more to pin: primia-ray site pin BOX FILE"
+        )
 
     def _changed(self, known: PublicIdentity, peer: PublicIdentity) -> ProtocolError:
         return ProtocolError(
@@ -73,8 +86,8 @@ class Peers:
 
 
 def _check_name(name: str) -> None:
-    if not _NAME.fullmatch(name):
-        raise ConsentError(f"{name!r} names no site or federation: letters, digits, '.', '_', '-' and '@' only")
+    if not name or not name.isprintable() or name.startswith(".") or "/" in name or "\\" in name:
+        raise ConsentError(f"{name!r} names no site or federation: no slashes, no control characters, no dot at its beginning")
 
 
 def read_public_key(path: Path) -> PublicIdentity:

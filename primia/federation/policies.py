@@ -43,9 +43,13 @@ class Quorum:
 
     fraction: float
 
+    def needed(self, drawn: int) -> int:
+        """Sites that must deliver."""
+        return max(1, ceil(self.fraction * drawn))
+
     def decide(self, delivered: int, drawn: int) -> Decision:
         """Go on where enough sites delivered."""
-        needed = max(1, ceil(self.fraction * drawn))
+        needed = self.needed(drawn)
         if delivered >= needed:
             return Decision(True)
         return Decision(False, f"{delivered} of {drawn} sites delivered, the quorum is {needed} (federation.quorum = {self.fraction:g})")

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 
 from primia.config.settings import Settings
+from primia.federation.checkpoint import RunState
 from primia.federation.history import ALL_SITES
 from primia.federation.setup import Prepared, RunSetup
 from primia.privacy.site import Statement
@@ -13,11 +14,12 @@ from primia.privacy.statement import paragraph
 from primia.secagg.graph import degree, needed
 
 _SECURE = (
-    "Updates were aggregated securely (Bonawitz et al., 2017; Bell et al., 2020): each site masked its update, its number of images and "
-    "its loss, so that the driver, and anybody who reads along, learned their sums over the sites of a round only. This holds if, of the "
-    "{group} sites in a site's group, fewer than {needed} tell the driver what they know, and {active} where the driver deviates from the "
-    "protocol."
+    "Updates were aggregated securely (Bonawitz et al., 2017{graph}): each site masked its update{more}, so that a driver that follows the "
+    "protocol learned their sums over the sites of a round only, never over fewer than {fewest}. {colluding}"
 )
+_GRAPH = "; Bell et al., 2020, on a random graph, against sites that were not chosen for their place in it"
+_COLLUDING = "This holds as long as fewer than {bound} of a round's sites tell the driver what they know."
+_ALONE = "With two sites, each can compute the other's update from the sum, so this holds as long as neither tells the driver."
 _SEALED = "Each site's update was sealed for the driver, which saw it in clear; nobody else did."
 _OPEN = "The driver saw each site's update in clear, or the sum over the sites of one machine."
 _TOGETHER = "All images were in one place; nothing was hidden from whoever ran the training."
@@ -27,38 +29,38 @@ _NO_DP = (
 )
 
 
-def privacy_summary(setup: RunSetup, prepared: Prepared, spent: Mapping[str, Mapping[str, object]]) -> dict[str, object]:
-    """The section ``privacy`` of ``summary.json``; ``spent``: each site's last statement."""
+def privacy_summary(setup: RunSetup, prepared: Prepared, state: RunState) -> dict[str, object]:
+    """The section ``privacy`` of ``summary.json``."""
     charter, settings = prepared.session.charter, setup.settings
-    sites = {name: dict(statement) for name, statement in sorted(spent.items())}
+    sites = {name: dict(statement) for name, statement in sorted(state.progress.privacy.items())}
     if prepared.private_sites:
         sites = {ALL_SITES: asdict(prepared.private_sites.statement())}
     return {
         "unit": settings.privacy.unit,
         "secure_aggregation": charter.is_secure,
         "sealed": charter.is_sealed,
+        "chooses_model": settings.privacy.chooses_model,
         "sites": sites,
-        "statement": _statement(settings, sites, len(setup.training_sites), is_secure=charter.is_secure, is_sealed=charter.is_sealed),
+        "statement": _statement(settings, sites, state.progress.fewest, is_secure=charter.is_secure, is_sealed=charter.is_sealed),
     }
 
 
-def _statement(
-    settings: Settings, sites: Mapping[str, Mapping[str, object]], training_sites: int, *, is_secure: bool, is_sealed: bool
-) -> str:
+def _statement(settings: Settings, sites: Mapping[str, Mapping[str, object]], fewest: int, *, is_secure: bool, is_sealed: bool) -> str:
     if settings.run.mode != "federated":
         seen = _TOGETHER
     else:
-        seen = _secure(settings, training_sites) if is_secure else _SEALED if is_sealed else _OPEN
+        seen = _secure(settings, fewest) if is_secure else _SEALED if is_sealed else _OPEN
     if not sites:
         return f"{seen} {_NO_DP}"
     statements = [Statement(**fields) for fields in sites.values()]  # type: ignore[arg-type]
     return f"{paragraph(statements, secure_aggregation=is_secure)} {seen}"
 
 
-def _secure(settings: Settings, training_sites: int) -> str:
-    """With t shares needed in a group of g, both kinds of one site's shares take 2 t, of which a colluding site has two and others one."""
+def _secure(settings: Settings, fewest: int) -> str:
+    """Of the smallest sum's s sites, all but one know that one's part by subtraction; the t that a group needs can open its masks."""
     aggregation = settings.secure_aggregation
-    group = degree(settings.federation.sites_per_round or training_sites, aggregation.neighbours) + 1
-    least = needed(aggregation.threshold, group)
-    colluding = 2 * least - group
-    return _SECURE.format(group=group, needed=least, active=f"fewer than {colluding}" if colluding > 1 else "none")
+    group = degree(fewest, aggregation.neighbours) + 1
+    bound = min(needed(aggregation.threshold, group), fewest - 1)
+    more = "" if settings.privacy.is_on else ", its number of images and its loss"
+    colluding = _COLLUDING.format(bound=bound) if bound > 1 else _ALONE
+    return _SECURE.format(graph=_GRAPH if group < fewest else "", more=more, fewest=fewest, colluding=colluding)

@@ -13,6 +13,7 @@ from time import perf_counter
 from primia.errors import FederationError, ProtocolError, TrainingError
 from primia.federation.background import BackgroundWriter
 from primia.federation.checkpoint import Best, Checkpoints, Progress, RunState
+from primia.federation.collect import SiteEvaluated
 from primia.federation.encoding import next_range
 from primia.federation.events import Event, Notice, RoundFinished, RoundStarted, RunStarted, SiteFinished, SiteLeftOut
 from primia.federation.exchange import RoundTask, SiteFailure, SiteReport
@@ -85,6 +86,23 @@ class RoundLoop:
         """Metrics of a model over the named sites that answer; one that does not is left out, and said. None where nobody answers."""
         collected = self._prepared.collector.evaluate(self._prepared.session, split, sites, model)
         evaluated: dict[str, Mapping[str, object] | None] = {}
+        try:
+            yield from self._hear_evaluation(split, collected, model, evaluated)
+        except ProtocolError as error:
+            yield Notice("error", f"{split} of round {model.round} cannot be summed up: {error}")
+        self._count_downloads(tuple(evaluated), model)
+        if collected.total is None:
+            return None
+        told = {name: metrics for name in sites if (metrics := evaluated.get(name))}
+        return Evaluated(collected.total.metrics(self._setup.classes), told, tuple(evaluated))
+
+    def _hear_evaluation(
+        self,
+        split: str,
+        collected: Iterable[SiteEvaluated | SiteFailure],
+        model: GlobalModel,
+        evaluated: dict[str, Mapping[str, object] | None],
+    ) -> Iterator[Event]:
         for item in collected:
             if isinstance(item, SiteFailure) and item.counted:
                 yield Notice("warning", f"{split} of round {model.round}, site {item.site}: lost after it was in the sum: {item.reason}")
@@ -93,11 +111,6 @@ class RoundLoop:
                 yield from self._leave_out(model.round, replace(item, reason=where), f"left out of {split}: {item.reason}")
             else:
                 evaluated[item.site] = item.metrics
-        self._count_downloads(tuple(evaluated), model)
-        if collected.total is None:
-            return None
-        told = {name: metrics for name in sites if (metrics := evaluated.get(name))}
-        return Evaluated(collected.total.metrics(self._setup.classes), told, tuple(evaluated))
 
     def add_seconds(self, **phases: float) -> None:
         """Book wall time, in seconds, to phases of the run."""
@@ -136,8 +149,15 @@ class RoundLoop:
         Raises:
             BudgetSpent: too few sites are left for a sum, since others have spent their privacy.
         """
-        single = self._prepared.single_steps
-        task = RoundTask(round_, self._federation.rounds, tuple(sites), single, self._rounds_to_keep(), self._range)
+        task = RoundTask(
+            round=round_,
+            rounds=self._federation.rounds,
+            sites=tuple(sites),
+            steps=self._prepared.single_steps,
+            least=self._policies.quorum.needed(len(sites)),
+            keep=self._rounds_to_keep(),
+            range=self._range,
+        )
         collected = self._prepared.collector.train(self._prepared.session, task, self.state.model)
         try:
             yield from self._hear(round_, collected, outcome)
@@ -226,6 +246,11 @@ class RoundLoop:
     def _is_due(self, round_: int) -> bool:
         return round_ % self._federation.validate_every == 0 or round_ == self._federation.rounds
 
+    def ask_statements(self) -> None:
+        """Let each site say once more what it has spent: one that was lost after it had paid is not heard in a round."""
+        statements = self._prepared.collector.statements(self._setup.training_sites)
+        self._set_progress(privacy={**self.state.progress.privacy, **statements})
+
     def _rounds_to_keep(self) -> tuple[int, ...]:
         """Rounds whose site states a resume or the final test may ask for; one more than checkpoints, since those lag behind."""
         last = self.state.model.round
@@ -277,5 +302,6 @@ class RoundLoop:
         progress, reports = self.state.progress, outcome.reports
         up = {report.site: progress.up_bytes.get(report.site, 0) + report.upload_bytes for report in reports}
         privacy = {report.site: dict(report.privacy) for report in reports if report.privacy}
-        self._set_progress(up_bytes={**progress.up_bytes, **up}, privacy={**progress.privacy, **privacy})
+        fewest = min(progress.fewest or len(reports), len(reports))
+        self._set_progress(up_bytes={**progress.up_bytes, **up}, privacy={**progress.privacy, **privacy}, fewest=fewest)
         self._history.add(history_rows(round_, outcome, validation, seconds, self.state.model.nbytes))

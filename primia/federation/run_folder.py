@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import secrets
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -34,8 +35,13 @@ class RunFolder:
 
     @property
     def data(self) -> Path:
-        """What the run was trained on: the fingerprint that a resume compares."""
+        """What the run was trained on (the fingerprint that a resume compares), and what makes its name unique."""
         return self.path / "data.json"
+
+    @property
+    def facts(self) -> Path:
+        """What the sites told before the first round."""
+        return self.path / "facts.json"
 
     @property
     def history(self) -> Path:
@@ -78,7 +84,7 @@ class RunFolder:
             raise RunError(f"cannot make run folder {path}: {error.strerror}; give another --output") from None
         try:
             atomic_text(folder.config, dump_config(settings))
-            atomic_text(folder.data, json.dumps({"fingerprint": fingerprint}))
+            atomic_text(folder.data, json.dumps({"fingerprint": fingerprint, "id": secrets.token_hex(4)}))
         except BaseException:
             folder.remove()
             raise
@@ -103,6 +109,10 @@ class RunFolder:
     def fingerprint(self) -> str:
         """Fingerprint of the data that the run was started with."""
         return str(json.loads(self.data.read_text())["fingerprint"])
+
+    def identity(self) -> str:
+        """The run's name, made unique: what sites write into their books."""
+        return f"{self.path.name}#{json.loads(self.data.read_text())['id']}"
 
     def write_summary(self, summary: Mapping[str, object]) -> None:
         """Write ``summary.json``; every number in it is finite or null."""

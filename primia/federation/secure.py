@@ -17,6 +17,7 @@ from primia.federation.collect import (
     SiteEvaluated,
     answered,
     joined,
+    spent,
 )
 from primia.federation.encoding import EvaluationEncoding, FactsEncoding, UpdateEncoding
 from primia.federation.exchange import (
@@ -31,6 +32,9 @@ from primia.federation.exchange import (
     Session,
     SiteFailure,
     SiteReport,
+    evaluation_terms,
+    facts_terms,
+    round_terms,
 )
 from primia.federation.hosts import Arguments, Hosts
 from primia.federation.update import GlobalModel
@@ -60,23 +64,33 @@ class SecureCollector:
 
     def facts(self, training: Sequence[str], others: Sequence[str]) -> CollectedFacts:
         """See :class:`~primia.federation.collect.Collector`."""
-        identities, failures = joined(self._hosts, self._charter, [*training, *others])
-        training = [name for name in training if name in identities]
-        others = [name for name in others if name in identities]
-        _demand_two(training, failures)
+        absent = self.join([*training, *others])
+        training = [name for name in training if name not in absent]
+        others = [name for name in others if name not in absent]
+        _demand_two(training, absent)
         encoding = FactsEncoding(len(self._charter.classes), self._charter.channels)
-        begun = Collection(self._begin("facts", 0, training, encoding.layout))
-        failures += begun
+        begun = Collection(self._begin("facts", 0, training, encoding.layout, facts_terms(self._charter)))
+        failures = list(begun)
         role, inboxes = _there(begun.total)
         counts: dict[str, Any] = {}
         for answer in self._hosts.ask("facts", [*inboxes, *others], lambda names: (self._charter, names, _part(inboxes, names))):
             result: HostFacts = answered(answer)
             counts |= result.counts
+            failures += result.failures
             if isinstance(result.total, RingVector):
                 role.add([name for name in result.delivered if name in inboxes], result.total)
         opened = Collection(self._open(role))
         failures += opened
-        return CollectedFacts(encoding.decode(_there(opened.total)), counts, failures)
+        absent |= {failure.site: failure.reason for failure in failures if not failure.counted}
+        return CollectedFacts(encoding.decode(_there(opened.total)), counts, absent)
+
+    def join(self, sites: Sequence[str]) -> dict[str, str]:
+        """See :class:`~primia.federation.collect.Collector`."""
+        return joined(self._hosts, self._charter, sites)[1]
+
+    def statements(self, sites: Sequence[str]) -> dict[str, Mapping[str, object]]:
+        """See :class:`~primia.federation.collect.Collector`."""
+        return spent(self._hosts, self._charter, sites)
 
     def train(self, session: Session, task: RoundTask, start: GlobalModel) -> Collection[SiteReport | SiteFailure, Contribution]:
         """See :class:`~primia.federation.collect.Collector`."""
@@ -94,7 +108,8 @@ class SecureCollector:
         self, session: Session, task: RoundTask, start: GlobalModel
     ) -> Generator[SiteReport | SiteFailure, None, Contribution | None]:
         encoding = UpdateEncoding(self._flat.parameter_count, self._flat.buffer_count, session.total_weight, task.range)
-        role, inboxes = yield from self._begin("train", task.round, task.sites, encoding.layout)
+        terms = round_terms(session, task, start)
+        role, inboxes = yield from self._begin("train", task.round, task.sites, encoding.layout, terms)
         model = self._hosts.share(start)
         task = replace(task, sites=tuple(inboxes), inboxes=inboxes)
         for answer in self._hosts.ask("train", task.sites, lambda names: (self._share(session), task.of(names), model)):
@@ -103,8 +118,8 @@ class SecureCollector:
             names = [report.site for report in result.reports]
             refused = _added(role, names, result.total)
             yield from [SiteFailure(name, refused) for name in names] if refused else result.reports
-        if not role.survivors:
-            return None
+        if len(role.survivors) < task.least:
+            return None  # unopened: a sum that is not used must not be seen, since the round will be asked for again
         return encoding.decode((yield from self._open(role)))
 
     def _evaluate(
@@ -124,7 +139,7 @@ class SecureCollector:
     def _masked_evaluation(
         self, session: Session, split: str, sites: Sequence[str], model: GlobalModel, layout: Layout
     ) -> tuple[DriverRole, list[SiteEvaluated], list[SiteFailure]]:
-        begun = Collection(self._begin(split, model.round, sites, layout))
+        begun = Collection(self._begin(split, model.round, sites, layout, evaluation_terms(session, split, model)))
         evaluated: list[SiteEvaluated] = []
         failures = list(begun)
         role, inboxes = _there(begun.total)
@@ -143,11 +158,13 @@ class SecureCollector:
                 evaluated += [SiteEvaluated(name, result.metrics.get(name)) for name in result.delivered]
         return role, evaluated, failures
 
-    def _begin(self, purpose: str, round_: int, sites: Sequence[str], layout: Layout) -> Failures[tuple[DriverRole, Mapping[str, Inbox]]]:
+    def _begin(
+        self, purpose: str, round_: int, sites: Sequence[str], layout: Layout, terms: str
+    ) -> Failures[tuple[DriverRole, Mapping[str, Inbox]]]:
         """Keys and shares: the driver's role, and the inbox of each site that goes on."""
         settings = self._charter.settings.secure_aggregation
         federation = self._charter.settings.federation.identity
-        task = Task(federation, self._charter.run, round_, purpose, tuple(sites), settings.threshold, settings.neighbours, layout)
+        task = Task(federation, self._charter.run, round_, purpose, tuple(sites), settings.threshold, settings.neighbours, layout, terms)
         role = DriverRole(task)
         failures: list[SiteFailure] = []
         advertisements = self._ask("advertise", sites, lambda names: (self._charter, task, names), failures)
@@ -181,12 +198,13 @@ class SecureCollector:
         return values
 
 
-def _demand_two(training: Sequence[str], failures: Sequence[SiteFailure]) -> None:
+def _demand_two(training: Sequence[str], absent: Mapping[str, str]) -> None:
     if len(training) >= _SMALLEST_SUM:
         return
-    if not training and failures:
-        raise FederationError(f"no training site takes part: {failures[0].reason}")
-    why = f" ({failures[0].reason})" if failures else ""
+    first = next(iter(absent.values()), "")
+    if not training and absent:
+        raise FederationError(f"no training site takes part: {first}")
+    why = f" ({first})" if absent else ""
     raise FederationError(
         f"secure aggregation needs two training sites at least, {len(training)} can take part{why}: a sum over one site hides nothing; "
         "set secure_aggregation.enabled = no to train all the same"

@@ -17,9 +17,11 @@ from primia.federation.exchange import Charter, Session, TrainingFacts
 from primia.federation.history import ALL_SITES
 from primia.federation.hosts import Hosts
 from primia.federation.plan import POOLED, SPLITS, SitePlan, single_learner_steps
+from primia.federation.run_folder import RunFolder
 from primia.federation.secure import SecureCollector
-from primia.federation.stages import PrivateUpdates, Stage, build_stages
+from primia.federation.stages import PrivateUpdates, Stage, build_stages, rounding_room
 from primia.federation.update import GlobalModel
+from primia.files import atomic_text
 from primia.models.flat import FlatSpec
 from primia.models.registry import build_model
 from primia.privacy.ledger import Ledger
@@ -99,9 +101,9 @@ def prepare_run(setup: RunSetup, hosts: Hosts, identity: Identity) -> Prepared:
     flat = FlatSpec.of(model)
     collector, charter = _collector(setup, hosts, flat, identity)
     others = [site.name for site in setup.sites if not site.trains]
-    facts = collector.facts(setup.training_sites, others)
+    facts = _facts(setup, collector, others)
     if not facts.total.images:
-        raise FederationError(f"no training site takes part: {facts.failures[0].reason}")
+        raise FederationError(f"no training site takes part: {'; '.join(facts.absent.values())}")
     session = Session(charter, _learner_spec(setup, facts.total), _normalisation(setup, facts.total.pixels), _total_weight(setup, facts))
     owners, federated = facts.total.sites, settings.run.mode == "federated"
     private = _private_sites(setup)
@@ -116,14 +118,27 @@ def prepare_run(setup: RunSetup, hosts: Hosts, identity: Identity) -> Prepared:
         initial=GlobalModel(0, flat.parameters(model), flat.buffers(model)),
         class_counts=_counts(setup, facts),
         private_sites=private,
-        stages=build_stages(settings, flat, _private_updates(setup, private)),
+        stages=build_stages(settings, flat, session.total_weight, _private_updates(setup, private, flat)),
     )
+
+
+def _facts(setup: RunSetup, collector: Collector, others: Sequence[str]) -> CollectedFacts:
+    """Asked for once in a run: asked again with another site out, they would tell by subtraction what it has."""
+    path = RunFolder(setup.folder).facts
+    if path.exists():
+        collector.join([*setup.training_sites, *others])
+        return CollectedFacts.from_json(path.read_text())
+    facts = collector.facts(setup.training_sites, others)
+    if facts.total.images:
+        atomic_text(path, facts.to_json())
+    return facts
 
 
 def _collector(setup: RunSetup, hosts: Hosts, flat: FlatSpec, identity: Identity) -> tuple[Collector, Charter]:
     charter = Charter(
         id=str(setup.folder),
-        run=setup.folder.name,
+        run=RunFolder(setup.folder).identity(),
+        sites=tuple(sorted(site.name for site in setup.sites)),
         settings=setup.settings,
         classes=setup.classes,
         channels=setup.channels,
@@ -167,13 +182,16 @@ def _private_sites(setup: RunSetup) -> SitePrivacy | None:
         return None
     plan = PrivacyPlan(units=sites, batch_size=sites, steps=1, rounds=settings.federation.rounds)
     ledger = Ledger(setup.folder / "privacy.jsonl")
-    return SitePrivacy(settings.privacy, plan, ledger, federation=settings.federation.identity, run=setup.folder.name)
+    run = RunFolder(setup.folder).identity()
+    return SitePrivacy(settings.privacy, plan, ledger, federation=settings.federation.identity, run=run)
 
 
-def _private_updates(setup: RunSetup, keeper: SitePrivacy | None) -> PrivateUpdates | None:
+def _private_updates(setup: RunSetup, keeper: SitePrivacy | None, flat: FlatSpec) -> PrivateUpdates | None:
     if keeper is None:
         return None
-    return PrivateUpdates(keeper.mechanism.clip, keeper.mechanism.noise_multiplier, len(setup.training_sites), SecureGenerator())
+    clip, sites = keeper.mechanism.clip, len(setup.training_sites)
+    room = rounding_room(clip, flat.parameter_count, sites)
+    return PrivateUpdates(clip, room, keeper.mechanism.noise_multiplier, sites, SecureGenerator())
 
 
 def _total_weight(setup: RunSetup, facts: CollectedFacts) -> float:
@@ -181,7 +199,7 @@ def _total_weight(setup: RunSetup, facts: CollectedFacts) -> float:
     names = setup.training_sites
     if setup.settings.federation.weighting == "uniform":
         return float(len(names))
-    absent = len({failure.site for failure in facts.failures} & set(names))
+    absent = len(set(facts.absent) & set(names))
     return float(facts.total.images * (1 + absent))
 
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 import traceback
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from primia.data.statistics import Normalisation
-from primia.errors import PrimiaError, TrainingError
+from primia.errors import ConsentError, PrimiaError, TrainingError
 from primia.federation.encoding import EvaluationEncoding, FactsEncoding, UpdateEncoding, rounding_key
 from primia.federation.exchange import (
     Charter,
@@ -30,6 +31,9 @@ from primia.federation.exchange import (
     SiteFailure,
     SiteReport,
     TrainingFacts,
+    evaluation_terms,
+    facts_terms,
+    round_terms,
 )
 from primia.federation.member import Member
 from primia.federation.outbox import MaskedOutbox, Outbox, PlainOutbox, SealedOutbox
@@ -63,26 +67,33 @@ class SiteHost:
         return self._each(sites, step)
 
     def facts(self, charter: Charter, sites: Sequence[str], inboxes: Mapping[str, Inbox]) -> HostFacts:
-        """Facts on each named site; a fault of a site is raised."""
+        """Facts on each named site; one that may not tell them is left out, any other fault is raised."""
         encoding = FactsEncoding(len(charter.classes), charter.channels)
-        outbox: Any = MaskedOutbox(charter, "facts", inboxes, lambda facts, _: encoding.encode(facts)) if inboxes else PlainOutbox()
-        counts = {}
+        outbox: Any = PlainOutbox()
+        if inboxes:
+            outbox = MaskedOutbox(charter, "facts", inboxes, facts_terms(charter), lambda facts, _: encoding.encode(facts))
+        counts, failures = {}, []
         for member in self._named(sites):
-            if not charter.is_secure or member.name in inboxes:
-                outbox.put(member, _training_facts(charter, member))
-            counts[member.name] = _told_counts(charter, member)
-        return HostFacts(outbox.total, tuple(counts), counts)
+            try:
+                member.note(charter, {"purpose": "facts", "outcome": "delivers"})
+                if not charter.is_secure or member.name in inboxes:
+                    outbox.put(member, _training_facts(charter, member))
+                counts[member.name] = _told_counts(charter, member)
+            except (ConsentError, BudgetSpent) as error:
+                failures.append(_failure(member.name, error))
+        return HostFacts(outbox.total, tuple(counts), counts, tuple(failures))
 
     def train(self, session: Session, task: RoundTask, start: GlobalModel) -> HostResult:
         """Local work of each named site from ``start``; a site that fails is reported and the others go on."""
-        outbox = self._update_outbox(session, task)
+        outbox = self._update_outbox(session, task, start)
         reports, failures = [], []
         for member in self._named(task.sites):
             try:
                 reports.append(self._train_site(session, task, member, start, outbox))
             except Exception as error:
                 failures.append(_failure(member.name, error))
-                member.note(session.charter, {"purpose": "train", "round": task.round, "outcome": f"left out: {failures[-1].reason}"})
+                with suppress(PrimiaError):  # a log that cannot be written is the failure itself, most likely
+                    member.note(session.charter, {"purpose": "train", "round": task.round, "outcome": f"left out: {failures[-1].reason}"})
         return HostResult(getattr(outbox, "total", None), tuple(reports), tuple(failures), getattr(outbox, "sealed", {}))
 
     def evaluate(
@@ -91,15 +102,23 @@ class SiteHost:
         """Metrics of ``model`` on one split of each named site of this host; with FedBN on the site's own BatchNorm layers."""
         charter, learner = session.charter, self._learner(session)
         encoding = EvaluationEncoding(len(charter.classes))
-        outbox: Any = MaskedOutbox(charter, split, inboxes, lambda value, _: encoding.encode(value)) if inboxes else PlainOutbox()
+        outbox: Any = PlainOutbox()
+        if inboxes:
+            terms = evaluation_terms(session, split, model)
+            outbox = MaskedOutbox(charter, split, inboxes, terms, lambda value, _: encoding.encode(value))
         metrics, delivered, failures = {}, [], []
         for member in self._named(sites):
             try:
+                if charter.keeps_evaluations and not inboxes:
+                    raise ConsentError(
+                        f"site {member.name!r} alone has {split} images, so a sum would be its own; set "
+                        "secure_aggregation.site_metrics = yes if it may be told"
+                    )
                 evaluation = self._evaluate_site(session, learner, member, split, model)
                 told = evaluation.metrics(charter.classes)
                 outbox.put(member, evaluation)
                 delivered.append(member.name)
-                if not inboxes or charter.settings.secure_aggregation.site_metrics:
+                if not charter.keeps_evaluations:
                     metrics[member.name] = told
             except Exception as error:
                 failures.append(_failure(member.name, error))
@@ -119,7 +138,7 @@ class SiteHost:
 
     def confirm(self, charter: Charter, purpose: str, sites: Sequence[str], survivors: Sequence[str]) -> HostReply:
         """Fourth step: each site's signature on who delivered."""
-        return self._each(sites, lambda member: member.role(charter, purpose).confirm(survivors))
+        return self._each(sites, lambda member: member.confirm(charter, purpose, survivors))
 
     def unmask(self, charter: Charter, purpose: str, confirmations: Mapping[str, Mapping[str, bytes]]) -> HostReply:
         """Last step: the shares that open the sum."""
@@ -130,6 +149,10 @@ class SiteHost:
             return shares
 
         return self._each(confirmations, step)
+
+    def statements(self, charter: Charter, sites: Sequence[str]) -> HostReply:
+        """What each site that has spent privacy in this run says of it."""
+        return self._each([name for name in sites if self._members[name].has_spent(charter)], lambda member: member.statement(charter))
 
     def _named(self, sites: Iterable[str]) -> Iterator[Member]:
         return (self._members[name] for name in sites if name in self._members)
@@ -143,7 +166,7 @@ class SiteHost:
                 failures.append(_failure(member.name, error))
         return HostReply(values, tuple(failures))
 
-    def _update_outbox(self, session: Session, task: RoundTask) -> Outbox[Contribution]:
+    def _update_outbox(self, session: Session, task: RoundTask, start: GlobalModel) -> Outbox[Contribution]:
         charter, flat = session.charter, self._learner(session).flat
         if charter.is_sealed:
             return SealedOutbox(charter, task)
@@ -151,8 +174,9 @@ class SiteHost:
             return PlainOutbox(lambda contribution: contribution.update.nbytes)
         encoding = UpdateEncoding(flat.parameter_count, flat.buffer_count, session.total_weight, task.range)
         seed = charter.settings.run.seed
+        terms = round_terms(session, task, start)
         return MaskedOutbox(
-            charter, "train", task.inboxes, lambda value, site: encoding.encode(value, rounding_key(seed, site, task.round))
+            charter, "train", task.inboxes, terms, lambda value, site: encoding.encode(value, rounding_key(seed, site, task.round))
         )
 
     def _train_site(
@@ -171,14 +195,15 @@ class SiteHost:
         work = LocalWork(member.name, task.round, task.rounds, (task.round - 1) * steps, steps, _normalisation(session, member))
         result = learner.train(data, work)
         state.save(learner, task.round, keep=task.keep)
-        contribution = self._contribution(session, learner, result, float(len(data)), start)
+        contribution = self._contribution(session, learner, result, float(len(member.units(charter))), start)
         # Before anything leaves: no use of the data goes unrecorded, and no privacy is spent without an account.
         event = {"purpose": "train", "round": task.round, "images": len(data), "steps": steps, "outcome": "delivers"}
         statement: Mapping[str, object] | None = None
         if privacy:
             privacy.charge(task.round, steps)
-            statement = asdict(privacy.statement())
-            event |= {"epsilon": statement["epsilon_all_runs"], "delta": statement["delta"]}
+            statement = member.statement(charter)
+            if statement["epsilon_all_runs"] is not None:
+                event |= {"epsilon": statement["epsilon_all_runs"], "delta": statement["delta"]}
         member.note(charter, event)
         size = outbox.put(member, contribution)
         return _report(charter, member, result, size, statement)
@@ -192,11 +217,12 @@ class SiteHost:
 
     def _evaluate_site(self, session: Session, learner: Learner, member: Member, split: str, model: GlobalModel) -> Evaluation:
         member.admit(session.charter)
+        member.note(session.charter, {"purpose": split, "round": model.round, "outcome": "delivers"})
         self._state(session, member).load_model(learner, model)
         return learner.evaluate(member.dataset(split), _normalisation(session, member))
 
     def _stages(self, session: Session) -> tuple[Stage, ...]:
-        return build_stages(session.charter.settings, self._learner(session).flat)
+        return build_stages(session.charter.settings, self._learner(session).flat, session.total_weight)
 
     def _state(self, session: Session, member: Member) -> SiteState:
         charter = session.charter

@@ -24,7 +24,7 @@ from primia.errors import ConsentError
 from primia.federation.audit_log import AuditEntry, AuditLog, Head
 from primia.federation.box_datasets import BoxDatasets, site_name
 from primia.federation.box_files import check_mode, check_no_links, keep_private, read_json, write_json, write_private
-from primia.federation.consent import Grant, Grants
+from primia.federation.consent import DEFAULT_PROTECTION, Grant, Grants, Protection
 from primia.federation.mock import write_mock
 from primia.federation.peers import Peer, Peers
 from primia.secagg.identity import Identity, PublicIdentity
@@ -145,12 +145,20 @@ class SiteBox:
         """Every federation that ever had a grant."""
         return self._grants.all()
 
-    def grant(self, federation: str, *, max_epsilon: float | None = None, until: date | None = None) -> Grant:
+    def grant(
+        self,
+        federation: str,
+        *,
+        max_epsilon: float | None = None,
+        until: date | None = None,
+        require: Protection = DEFAULT_PROTECTION,
+    ) -> Grant:
         """Grant, as :meth:`primia.federation.consent.Grants.grant`, and log it; nothing is granted where the log is not whole."""
         self.check_closed()
         self.audit_log()
-        grant = self._grants.grant(federation, max_epsilon=max_epsilon, until=until)
-        self.audit({"purpose": "grant", "federation": federation, "max_epsilon": max_epsilon, "until": until and until.isoformat()})
+        grant = self._grants.grant(federation, max_epsilon=max_epsilon, until=until, require=require)
+        terms = {"max_epsilon": max_epsilon, "until": until and until.isoformat(), "require": require}
+        self.audit({"purpose": "grant", "federation": federation, **terms})
         return grant
 
     def revoke(self, federation: str) -> Grant:

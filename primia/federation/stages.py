@@ -14,12 +14,11 @@ from typing import Protocol
 import numpy as np
 
 from primia.config.settings import Settings
+from primia.federation.encoding import ring_step
 from primia.federation.update import GlobalModel, Update
 from primia.models.flat import FlatSpec
 from primia.privacy.noise import SecureGenerator
 from primia.privacy.updates import clip_update, noise_sum
-
-_ROOM = 1 - 1e-4
 
 
 class Stage(Protocol):
@@ -89,15 +88,18 @@ class PrivateUpdates:
     than the clip with one site more.
     """
 
-    def __init__(self, clip: float, noise_multiplier: float = 0.0, sites: int = 1, generator: SecureGenerator | None = None) -> None:
+    def __init__(
+        self, clip: float, room: float, noise_multiplier: float = 0.0, sites: int = 1, generator: SecureGenerator | None = None
+    ) -> None:
         self._clip = clip
+        self._room = room
         self._noise_multiplier = noise_multiplier
         self._sites = sites
         self._generator = generator
 
     def encode(self, update: Update, start: GlobalModel) -> Update:
-        """Clip in place to an L2 norm a ten-thousandth below the clip, which leaves room for rounding in secure aggregation."""
-        return replace(update, parameters=clip_update(update.parameters, self._clip * _ROOM))
+        """Clip in place to an L2 norm that is within the clip even after rounding in secure aggregation."""
+        return replace(update, parameters=clip_update(update.parameters, self._clip - self._room))
 
     def decode(self, total: Update, start: GlobalModel) -> Update:
         """Add noise in place, and make the number of sites the weight to divide by."""
@@ -107,11 +109,20 @@ class PrivateUpdates:
         return replace(total, parameters=noisy, weight=float(self._sites))
 
 
-def build_stages(settings: Settings, spec: FlatSpec, private: PrivateUpdates | None = None) -> tuple[Stage, ...]:
-    """The stages of a run, in the order of their worker halves; ``private``: the driver's, where sites are what is protected."""
+def rounding_room(clip: float, parameters: int, sites: float) -> float:
+    """The largest L2 norm that rounding to the ring adds to an update whose range is ``clip``: a step in each parameter."""
+    return float(parameters**0.5) * ring_step(clip, sites)
+
+
+def build_stages(settings: Settings, spec: FlatSpec, sites: float, private: PrivateUpdates | None = None) -> tuple[Stage, ...]:
+    """The stages of a run, in the order of their worker halves.
+
+    ``sites``: the number of training sites, where they are what is protected; ``private`` is the driver's half then.
+    """
     stages: tuple[Stage, ...] = (BatchNormMoments(spec), WeightedMean(settings.federation.weighting))
     if settings.privacy.unit == "site":
-        stages += (private or PrivateUpdates(settings.privacy.clip),)
+        clip = settings.privacy.clip
+        stages += (private or PrivateUpdates(clip, rounding_room(clip, spec.parameter_count, sites)),)
     return stages
 
 

@@ -53,7 +53,7 @@ def build_summary(setup: RunSetup, prepared: Prepared, state: RunState, tested: 
             "train_images": prepared.train_images,
             "counts": prepared.class_counts,
         },
-        "privacy": privacy_summary(setup, prepared, state.progress.privacy),
+        "privacy": privacy_summary(setup, prepared, state),
         "faults": [dict(fault) for fault in state.progress.faults],
         "versions": versions(),
         "config": settings.model_dump(mode="json"),

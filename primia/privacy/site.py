@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
@@ -36,11 +36,15 @@ class PrivacyPlan:
 
 @dataclass(frozen=True)
 class Statement:
-    """What a site's data have cost in a run, as plain data; ``epsilon_all_runs``: over all runs of the federation, at the same delta."""
+    """What a site's data have cost in a run, as plain data.
+
+    ``epsilon_all_runs``: over all runs of the federation, at the same delta; None where earlier runs protected another unit, since epsilon
+    for images bounds nothing for patients.
+    """
 
     unit: str
     epsilon: float
-    epsilon_all_runs: float
+    epsilon_all_runs: float | None
     delta: float
     accountant: str
     noise_multiplier: float
@@ -61,14 +65,21 @@ class SitePrivacy:
     The noise follows from settings and plan alone, so that a site started again goes on with the same. A round that is trained again,
     after a crash or on resuming, is charged again, and may leave no budget for the last one.
 
-    ``cap``: the owner's limit on epsilon over all runs of the federation.
+    ``cap``: gives the owner's limit on epsilon over all runs of the federation, asked afresh each time; None: there is none.
 
     Raises:
         PrivacyError: the target cannot be met.
     """
 
     def __init__(
-        self, settings: PrivacySettings, plan: PrivacyPlan, ledger: Ledger, *, federation: str, run: str, cap: float | None = None
+        self,
+        settings: PrivacySettings,
+        plan: PrivacyPlan,
+        ledger: Ledger,
+        *,
+        federation: str,
+        run: str,
+        cap: Callable[[], float | None] | None = None,
     ) -> None:
         self._settings = settings
         self._plan = plan
@@ -103,7 +114,7 @@ class SitePrivacy:
         return Statement(
             unit=self._settings.unit,
             epsilon=self._epsilon(own),
-            epsilon_all_runs=self._epsilon(charges),
+            epsilon_all_runs=self._over_all_runs(charges),
             delta=self.delta,
             accountant=self._settings.accountant,
             noise_multiplier=self.mechanism.noise_multiplier,
@@ -146,15 +157,27 @@ class SitePrivacy:
                 f"{_what(charge)}: would take this run to epsilon = {after:.4g}, above privacy.target_epsilon = {target:g}; "
                 f"the run ends here{self._room(charge, self._own(charges), target)}"
             )
-        if self._cap is not None and (after := self._epsilon(everything)) > self._cap:
+        cap = self._cap() if self._cap else None
+        if cap is None:
+            return
+        if (total := self._over_all_runs(everything)) is None:
             raise BudgetSpent(
-                f"{_what(charge)}: would take all runs of {self._federation} to epsilon = {after:.4g}, above {self._cap:g}, the "
-                f"limit of the data's owner{self._room(charge, charges, self._cap)}; ask the owner for more"
+                f"{_what(charge)}: earlier runs of {self._federation} protected another unit than {charge.unit}, so that epsilon over all "
+                f"runs, which the data's owner limits to {cap:g}, cannot be stated; use the same privacy.unit as before"
+            )
+        if total > cap:
+            raise BudgetSpent(
+                f"{_what(charge)}: would take all runs of {self._federation} to epsilon = {total:.4g}, above {cap:g}, the limit of the "
+                f"data's owner{self._room(charge, charges, cap)}; ask the owner for more"
             )
 
     def _room(self, charge: Charge, before: Sequence[Charge], limit: float) -> str:
         rounds = rounds_within(charge.spend, limit, self.delta, "rdp", [entry.spend for entry in before])
         return f" ({self._epsilon(before):.4g} is spent, and {rounds} more such rounds would fit)"
+
+    def _over_all_runs(self, charges: Sequence[Charge]) -> float | None:
+        alike = all(charge.unit == self._settings.unit for charge in charges)
+        return self._epsilon(charges) if alike else None
 
     def _own(self, charges: Iterable[Charge]) -> list[Charge]:
         return [charge for charge in charges if charge.run == self._run]

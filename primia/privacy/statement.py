@@ -30,8 +30,12 @@ def paragraph(statements: Sequence[Statement], *, secure_aggregation: bool) -> s
     sentences += ["Settings, numbers of units and numbers of steps are taken as public."]
     if first.noisy_statistics:
         sentences += ["Mean and standard deviation of the pixels were taken from the training images with noise, which epsilon includes."]
-    if any(item.epsilon_all_runs > item.epsilon for item in statements):
-        worst = max(item.epsilon_all_runs for item in statements)
+    totals = [item.epsilon_all_runs for item in statements]
+    known = [total for total in totals if total is not None]
+    if len(known) < len(totals):
+        sentences += ["Earlier runs on the same data protected another unit; what all runs cost together is not stated."]
+    elif any(item.epsilon < total for item, total in zip(statements, known, strict=True)):
+        worst = max(known)
         sentences += [f"Over all runs of this federation on the same data, epsilon is at most {_upper(worst)}."]
     sentences += ["Validation and test images are not covered: metrics on them are exact."]
     return " ".join(sentences)

@@ -41,16 +41,16 @@ def sensitivity(channels: int) -> float:
 def noisy_sums(data: Dataset, units: Units, noise_multiplier: float, generator: SecureGenerator) -> NDArray[np.int64]:
     """Noised sums ``(1 + 2 C,)`` of count, means less 1/2 and mean squares less 1/2, times 2 ** ``FRACTION_BITS``.
 
-    The noise has standard deviation ``noise_multiplier`` times the sensitivity, and is rounded to integers with the sums, which are
-    whole: no low bits of a floating-point number tell of them. Costs ``Spend(noise_multiplier, 1.0, 1)``. ``units`` name all
-    images of a unit, whatever their number of views.
+    The noise has standard deviation ``noise_multiplier`` times the sensitivity. It is finer than the integers that it is rounded to,
+    and the sums are whole: no low bits tell of them. Costs ``Spend(noise_multiplier, 1.0, 1)``. ``units`` name all images of a
+    unit, whatever their number of views.
     """
     moments = _image_moments(data)
     scale = 2.0**FRACTION_BITS
     sums = np.sum([np.trunc(moments[members].mean(0) * scale) for members in units.members], axis=0)
     deviation = noise_multiplier * sensitivity(moments.shape[1] // 2)
-    noise = generator.gaussian(len(sums), deviation).astype(np.float64) * scale
-    total: NDArray[np.int64] = (sums + np.rint(noise)).astype(np.int64)
+    noise = np.rint(generator.fine_gaussian(len(sums), deviation * scale))
+    total: NDArray[np.int64] = sums.astype(np.int64) + noise.astype(np.int64)
     return total
 
 

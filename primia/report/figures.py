@@ -46,20 +46,21 @@ Points = tuple[Sequence[int], Sequence[float]]
 
 
 def training_curves(rounds: Sequence[RoundResult], best_round: int) -> str:
-    """Training loss and validation MCC by round: sites thin, all sites bold, the best round marked."""
-    with _figure(8.6, 3.5) as (figure, svg):
-        loss, mcc = figure.subplots(1, 2)
-        _draw_sites(loss, _by_site(rounds, "train_loss"))
-        _draw_sites(mcc, _by_site(rounds, "validation_mcc"))
-        _draw_pooled(loss, [(item.round, item.train_loss) for item in rounds])
-        _draw_pooled(mcc, [(item.round, item.validation_mcc) for item in rounds])
-        _mark_best(mcc, rounds, best_round)
-        for axes, title in ((loss, "training loss"), (mcc, "validation MCC")):
+    """Training loss (where it is told) and validation MCC by round: sites thin, all sites bold, the best round marked."""
+    shown = [("train_loss", "training loss")] if any(item.train_loss is not None for item in rounds) else []
+    shown.append(("validation_mcc", "validation MCC"))
+    with _figure(4.3 * len(shown), 3.5) as (figure, svg):
+        panels = figure.subplots(1, len(shown), squeeze=False)[0]
+        for axes, (name, title) in zip(panels, shown, strict=True):
+            _draw_sites(axes, _by_site(rounds, name))
+            _draw_pooled(axes, [(item.round, getattr(item, name)) for item in rounds])
             axes.set_title(title, loc="left", fontsize=10, fontweight="bold")
             axes.set_xlabel("round")
             axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-        loss.set_ylim(bottom=0)
-        handles = {label: handle for axes in (loss, mcc) for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+        _mark_best(panels[-1], rounds, best_round)
+        if len(panels) > 1:
+            panels[0].set_ylim(bottom=0)
+        handles = {label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
         figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=5)
     return svg.getvalue()
 

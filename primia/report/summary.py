@@ -95,7 +95,7 @@ class SitePrivacy(_Document):
 
     unit: str
     epsilon: float
-    epsilon_all_runs: float
+    epsilon_all_runs: float | None
     delta: float
     accountant: str
     noise_multiplier: float
@@ -109,11 +109,16 @@ class SitePrivacy(_Document):
 
 
 class Privacy(_Document):
-    """Who saw what, and what it cost; ``statement`` is a paragraph for a paper, ``sites`` is empty without differential privacy."""
+    """Who saw what, and what it cost.
+
+    ``chooses_model``: the best model was chosen by validation, else the last was taken. ``statement`` is a paragraph for a paper,
+    ``sites`` is empty without differential privacy.
+    """
 
     unit: str
     secure_aggregation: bool
     sealed: bool
+    chooses_model: bool
     sites: dict[str, SitePrivacy]
     statement: str
 

@@ -25,6 +25,7 @@ class Task:
         threshold: fraction of a group that must stay to the end.
         neighbours: wanted degree of the graph, see :func:`primia.secagg.graph.degree`.
         layout: what each site sends.
+        terms: digest of whatever else the sites' vectors follow from; a site masks nothing that was made on other terms.
     """
 
     federation: str
@@ -35,6 +36,7 @@ class Task:
     threshold: float
     neighbours: int
     layout: Layout
+    terms: str = ""
 
     @property
     def digest(self) -> bytes:

@@ -35,10 +35,11 @@ def pair_mask(own: str, other: str, private: X25519PrivateKey, public: bytes, ag
 class SiteRole:
     """One site's part in one aggregation: each step once and in order, so that no key can serve twice.
 
-    What the driver learns of this site's vector is its share of the sum over the sites that delivered, provided that in each group of g
-    sites of which t are needed fewer than t tell the driver what they know, and fewer than 2 t - g where the driver deviates from the
-    protocol. Every method raises :class:`ProtocolError` where the driver or another site
-    deviates; the site then takes no further part.
+    What a driver that follows the protocol learns of this site's vector is its share of the sum over the sites that delivered, as long as
+    fewer than t sites of a group tell it what they know, t being those that a group needs. A driver that deviates is met by signatures,
+    commitments, bound envelopes and the consistency check: on a complete graph of g sites it needs 2 t - g accomplices. On a graph of few
+    neighbours many accomplices, or dropouts, may cut the honest sites into parts, whose sums are then learnt. Every method raises
+    :class:`ProtocolError` where the driver or another site deviates; the site then takes no further part.
     """
 
     def __init__(self, identity: Identity, task: Task) -> None:
@@ -80,9 +81,15 @@ class SiteRole:
         self._shares = {self._name: messages.pop(self._name)}
         return {name: self._seal(name, own + key) for name, (own, key) in messages.items()}
 
-    def mask(self, vector: RingVector, inbox: Mapping[str, bytes], threads: int = 1) -> RingVector:
-        """``vector`` plus its own mask and those of its pairs with all whose shares are in ``inbox``, in place."""
+    def mask(self, vector: RingVector, inbox: Mapping[str, bytes], terms: str = "", threads: int = 1) -> RingVector:
+        """``vector`` plus its own mask and those of its pairs with all whose shares are in ``inbox``, in place.
+
+        ``terms``: digest of what the vector was made from. All keys of the aggregation depend on the task's terms, so sites that were told
+        others than their neighbours could not add up to anything; and a site that was told others than the task's masks nothing.
+        """
         self._step("mask")
+        if terms != self.task.terms:
+            raise ProtocolError(f"site {self._name!r} was given another model or other settings than its task is about; nothing is masked")
         vector.check(self.task.layout, f"site {self._name!r}")
         for sender, envelope in inbox.items():
             self._shares[sender] = self._open(sender, envelope)

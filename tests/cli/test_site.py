@@ -96,7 +96,7 @@ def test_show_tells_the_owner_everything(box: Path) -> None:
         ["test", "1", "6", "7", "4", "8"],
     ]
     (granted,) = (line for line in said.splitlines() if line.startswith(f"│ {STUDY}"))
-    assert granted.split()[3::2] == ["granted", datetime.now(UTC).date().isoformat(), "2999-12-31", "8", "0.500"]
+    assert granted.split()[3::2] == ["granted", datetime.now(UTC).date().isoformat(), "2999-12-31", "8", "0.500", "secure"]
     assert "pinned keys of others: none" in said and "audit log: 5 lines, verified" in said
     assert f"train: federation {STUDY}, run first, round 2, images 7, epsilon 0.5, outcome delivered\n" in said
     assert f"test: federation {STUDY}, run first, images 7\n" in said
@@ -131,7 +131,7 @@ def test_show_shows_all_else_before_a_broken_audit_log(box: Path) -> None:
 
 def test_grant_and_revoke_of_one_box(box: Path) -> None:
     said = done("grant", box, STUDY, "--max-epsilon", "2.5")
-    assert f"granted {STUDY} the data of north: epsilon up to 2.5 over all its runs, until revoked" in said
+    assert f"granted {STUDY} the data of north: updates masked only, epsilon up to 2.5 over all its runs, until revoked" in said
     assert f"primia-ray site revoke {box} {STUDY}\n" in said
     assert SiteBox.open(box).max_epsilon(STUDY) == 2.5
     assert f"revoked {STUDY} at north" in done("revoke", box, STUDY)
@@ -153,6 +153,21 @@ def test_a_revoke_of_all_reaches_those_after_a_box_that_refuses(boxes: Path) -> 
     done("grant", boxes / "south", STUDY)
     assert "site 'north' never granted" in str(failed("revoke", boxes, STUDY, "--all"))
     assert SiteBox.open(boxes / "south").grants()[0].state == "revoked"
+
+
+@pytest.mark.parametrize(
+    ("require", "words"), [("secure", "updates masked only"), ("sealed", "updates masked or sealed"), ("any", "updates in clear too")]
+)
+def test_a_grant_asks_for_protection_and_show_tells_which(box: Path, require: str, words: str) -> None:
+    assert f"the data of north: {words}, no cap on epsilon" in done("grant", box, STUDY, "--require", require)
+    assert SiteBox.open(box).check_grant(STUDY).require == require
+    (granted,) = (line for line in done("show", box).splitlines() if line.startswith(f"│ {STUDY}"))
+    assert granted.split()[-2] == require
+
+
+def test_another_protection_is_no_option(box: Path) -> None:
+    assert run("grant", box, STUDY, "--require", "none").exit_code == 2
+    assert SiteBox.open(box).grants() == ()
 
 
 def test_keys_are_handed_out_and_pinned_once_and_replaced_on_purpose(box: Path, boxes: Path, tmp_path: Path) -> None:

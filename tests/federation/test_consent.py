@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from primia.errors import ConsentError
 from primia.federation import consent
 from primia.federation.box_datasets import BoxDatasets
 from primia.federation.box_files import read_json
-from primia.federation.consent import Grants
+from primia.federation.consent import Grants, Protection
 
 OWNER = "data@north.example"
 STUDY = "study@hospital.example"
@@ -278,6 +279,14 @@ def test_processes_that_grant_at_once_lose_nothing(box: Path) -> None:
         grants(box).check(federation)
 
 
+@pytest.mark.parametrize("require", ['"none"', "null", "[]", "{}"])
+def test_protection_without_meaning_lets_in_nobody(box: Path, require: str) -> None:
+    grants(box).grant(STUDY)
+    path = box / "grants.json"
+    path.write_text(path.read_text().replace('"secure"', require))
+    assert f"grants.json: the terms of {STUDY} cannot be read (require" in refused(box)
+
+
 @pytest.mark.parametrize("terms", ["{}", '{"granted": "x", "max_epsilon": "much", "until": null, "revoked": null}', "7"])
 def test_damaged_terms_let_in_nobody(box: Path, terms: str) -> None:
     grants(box).grant(STUDY)
@@ -287,4 +296,44 @@ def test_damaged_terms_let_in_nobody(box: Path, terms: str) -> None:
 
 def test_terms_are_kept_as_plain_json(box: Path) -> None:
     given = grants(box).grant(STUDY, max_epsilon=3.5)
-    assert read_json(box / "grants.json") == {STUDY: {"granted": given.granted, "max_epsilon": 3.5, "until": None, "revoked": None}}
+    assert read_json(box / "grants.json") == {
+        STUDY: {"granted": given.granted, "max_epsilon": 3.5, "until": None, "revoked": None, "require": "secure"}
+    }
+
+
+WAYS = {
+    "secure": {"secure": True, "sealed": False},
+    "sealed": {"secure": False, "sealed": True},
+    "clear": {"secure": False, "sealed": False},
+}
+
+
+@pytest.mark.parametrize(
+    ("require", "allowed"), [("secure", {"secure"}), ("sealed", {"secure", "sealed"}), ("any", {"secure", "sealed", "clear"})]
+)
+def test_a_grant_asks_for_protection(box: Path, require: Protection, allowed: set[str]) -> None:
+    grants(box).grant(STUDY, require=require)
+    grant = grants(box).check(STUDY)
+    assert grant.require == require
+    for way, arguments in WAYS.items():
+        if way in allowed:
+            grant.check_protection(**arguments)
+            continue
+        with pytest.raises(ConsentError) as error:
+            grant.check_protection(**arguments)
+        enough = {"sealed": "sealed", "clear": "any"}[way]
+        assert f"federation {STUDY} would get updates" in str(error.value) and "\n" not in str(error.value)
+        assert str(error.value).endswith(f"primia-ray site grant BOX {STUDY} --require {enough}")
+
+
+def test_a_grant_of_before_asks_for_the_most(box: Path) -> None:
+    grants(box).grant(STUDY, require="any")
+    terms = read_json(box / "grants.json")
+    del terms[STUDY]["require"]
+    (box / "grants.json").write_text(json.dumps(terms))
+    assert grants(box).check(STUDY).require == "secure"
+
+
+def test_a_revoke_keeps_what_was_asked_for(box: Path) -> None:
+    grants(box).grant(STUDY, require="sealed")
+    assert grants(box).revoke(STUDY).require == "sealed" and grants(box).all()[0].require == "sealed"

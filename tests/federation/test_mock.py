@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from primia.data.shard import Shard, ShardHeader
-from primia.federation.mock import LEAST_IMAGES, write_mock
+from primia.data.shard import Row, Shard, ShardHeader, write_shard
+from primia.errors import ConsentError
+from primia.federation.mock import LEAST_IMAGES, check_mock, write_mock
 
 HEADER = ShardHeader("north", "train", ("cat", "normal", "viral"), 1, 16, False, "of-the-private-half")
 
@@ -22,6 +23,16 @@ def test_a_mock_has_the_form_of_its_header_and_says_that_it_is_drawn(tmp_path: P
     assert shard.header == replace(HEADER, synthetic=True, fingerprint="mock")
     assert shard.class_counts().tolist() == [22, 22, 22] and len(shard) >= LEAST_IMAGES
     assert all(patient.startswith("mock-") for patient in shard.patients) and len(set(shard.patients)) == len(shard)
+
+
+@pytest.mark.parametrize("change", [{}, {"synthetic": True}, {"fingerprint": "mock"}])
+def test_only_a_mock_half_passes_for_one(tmp_path: Path, change: dict[str, object]) -> None:
+    check_mock(made(tmp_path))
+    rows = [Row(np.zeros((1, 16, 16), np.uint8), 0, "p", "p.png")]
+    write_shard(tmp_path / "private.arrow", replace(HEADER, **change), rows)  # type: ignore[arg-type]
+    with pytest.raises(ConsentError, match=r"private\.arrow: no mock half, and a dry run opens nothing else; .* site 'north'") as error:
+        check_mock(Shard.open(tmp_path / "private.arrow"))
+    assert "\n" not in str(error.value)
 
 
 def test_pictures_differ_by_image_site_and_split_and_come_again(tmp_path: Path) -> None:

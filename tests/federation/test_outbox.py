@@ -30,7 +30,7 @@ def driver() -> Identity:
 @pytest.fixture
 def charter(driver: Identity, tmp_path: Path) -> Charter:
     settings = Settings.model_validate({"secure_aggregation": {"enabled": False}})
-    return Charter("id", "run", settings, ("a", "b"), 1, tmp_path, driver.public)
+    return Charter("id", "run", ("site-1", "site-2"), settings, ("a", "b"), 1, tmp_path, driver.public)
 
 
 @pytest.fixture

@@ -59,6 +59,42 @@ def test_keys_that_are_none_are_not_pinned(tmp_path: Path, south: PublicIdentity
     assert Peers(tmp_path, "north").all() == {}
 
 
+def test_where_the_owner_pinned_anybody_nobody_else_is_believed(tmp_path: Path, south: PublicIdentity) -> None:
+    peers, ghost = Peers(tmp_path, "north"), Identity.generate("ghost").public
+    peers.pin(south, by_owner=True)
+    with pytest.raises(ProtocolError) as error:
+        peers.pin(ghost)
+    assert "site 'north' does not know 'ghost'" in str(error.value) and ghost.fingerprint in str(error.value)
+    assert "primia-ray site pin BOX FILE" in str(error.value) and "\n" not in str(error.value)
+    assert set(peers.all()) == {"south"} and peers.pin(south) is False
+    assert peers.pin(ghost, by_owner=True) is True and peers.pin(ghost) is False
+
+
+def test_the_owners_word_for_a_key_that_was_believed_ends_first_contacts(tmp_path: Path, south: PublicIdentity) -> None:
+    peers, west = Peers(tmp_path, "north"), Identity.generate("west").public
+    assert peers.pin(south) and peers.pin(west)
+    assert peers.pin(south, by_owner=True) is True and peers.all()["south"].by == "owner"
+    assert peers.pin(south, by_owner=True) is False and peers.pin(south) is False and peers.all()["south"].by == "owner"
+    assert peers.pin(west) is False, "what was believed before stays"
+    with pytest.raises(ProtocolError, match="does not know 'ghost'"):
+        peers.pin(Identity.generate("ghost").public)
+
+
+@pytest.mark.parametrize("name", ["Klinik Süd", "St. Anna", "(1)", "Ηράκλειο", "a..b"])
+def test_names_that_the_data_layer_allows_can_be_pinned_and_read_back(tmp_path: Path, name: str) -> None:
+    peer = Identity.generate(name).public
+    assert Peers(tmp_path, "north").pin(peer) and Peers(tmp_path, "north").get(name) == peer
+    (tmp_path / "peer.json").write_text(peer.document)
+    assert read_public_key(tmp_path / "peer.json") == peer
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", ".hidden", "a/b", "../x", "a\\b", "a\x00b", "a\tb", "a\u202eb"])
+def test_names_that_lead_elsewhere_are_refused(tmp_path: Path, name: str, south: PublicIdentity) -> None:
+    with pytest.raises(ConsentError, match="names no site or federation") as error:
+        Peers(tmp_path, "north").pin(PublicIdentity(name, south.document))
+    assert str(error.value).isprintable()
+
+
 def test_a_federation_can_be_pinned_as_well(tmp_path: Path) -> None:
     study = Identity.generate("study@hospital.example").public
     assert Peers(tmp_path, "north").pin(study) and Peers(tmp_path, "north").get(study.name) == study

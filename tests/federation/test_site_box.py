@@ -186,6 +186,24 @@ def test_a_cap_is_only_told_with_its_grant(path: Path) -> None:
         box.max_epsilon(STUDY)
 
 
+def test_a_grant_says_what_protection_it_asks_for(path: Path) -> None:
+    box = SiteBox.open(path)
+    assert box.grant(STUDY).require == "secure"
+    box.grant(STUDY, require="sealed")
+    assert box.check_grant(STUDY).require == "sealed"
+    assert [entry.event["require"] for entry in box.audit_log()[1:]] == ["secure", "sealed"]
+
+
+def test_a_pin_of_the_owners_is_logged_and_ends_first_contacts(path: Path) -> None:
+    box, south = SiteBox.open(path), Identity.generate("south").public
+    box.pin(south)
+    assert box.pin(south, by_owner=True)
+    assert [entry.event["by"] for entry in box.audit_log()[1:]] == ["first contact", "owner"]
+    with pytest.raises(ProtocolError, match="does not know 'ghost'"):
+        box.pin(Identity.generate("ghost").public)
+    assert len(box.audit_log()) == 3
+
+
 def test_pins(path: Path) -> None:
     box, south, impostor = SiteBox.open(path), Identity.generate("south").public, Identity.generate("south").public
     assert box.pinned("south") is None
@@ -205,7 +223,7 @@ def test_what_the_owner_and_the_worker_do_is_logged(path: Path) -> None:
     events = [dict(entry.event) for entry in box.audit_log()]
     assert [event["purpose"] for event in events] == ["init", "grant", "pin", "train", "revoke"]
     assert events[0] == {"purpose": "init", "site": "north", "images": {"train": 5, "test": 3}}
-    assert events[1] == {"purpose": "grant", "federation": STUDY, "max_epsilon": 4.0, "until": None}
+    assert events[1] == {"purpose": "grant", "federation": STUDY, "max_epsilon": 4.0, "until": None, "require": "secure"}
     assert events[2] == {"purpose": "pin", "site": "south", "fingerprint": south.fingerprint, "by": "first contact"}
     assert box.audit_head().entries == 5
     log = path / "audit.jsonl"

@@ -5,7 +5,9 @@ import torch
 from torch import nn
 
 from primia.config.settings import Settings
-from primia.federation.stages import build_stages, decode, encode
+from primia.federation.encoding import UpdateEncoding, ring_step
+from primia.federation.exchange import Contribution
+from primia.federation.stages import PrivateUpdates, build_stages, decode, encode, rounding_room
 from primia.federation.update import GlobalModel, Update
 from primia.models.flat import FlatSpec
 
@@ -15,7 +17,7 @@ def tiny_model() -> nn.Module:
 
 
 def mean_of(updates: list[Update], start: GlobalModel, spec: FlatSpec, weighting: str = "samples") -> Update:
-    stages = build_stages(Settings.model_validate({"federation": {"weighting": weighting}}), spec)
+    stages = build_stages(Settings.model_validate({"federation": {"weighting": weighting}}), spec, sites=3)
     total, *others = [encode(stages, update, start) for update in updates]
     for update in others:
         total += update
@@ -65,3 +67,18 @@ def test_a_sum_takes_over_writable_vectors_and_copies_read_only_ones() -> None:
     total += Update(np.full(3, 2, dtype=np.float32), np.full(3, 5, dtype=np.float32), 2.0)
     assert total.parameters.tolist() == [3, 3, 3] and total.buffers.tolist() == [6, 6, 6] and total.weight == 3.0
     assert first.tolist() == [1, 1, 1]
+
+
+def test_a_clipped_update_stays_within_the_clip_after_the_worst_rounding() -> None:
+    """Every parameter rounded away from zero, for many parameters and sites."""
+    parameters, sites, clip = 200_000, 1000, 1.1
+    encoding = UpdateEncoding(parameters, 0, float(sites), clip)
+    stage = PrivateUpdates(clip, rounding_room(clip, parameters, sites))
+    start = GlobalModel(0, np.zeros(parameters, np.float32), np.zeros(0, np.float32))
+    update = Update(np.full(parameters, 0.5, np.float32), np.zeros(0, np.float32), 1.0)
+    clipped = stage.encode(update, start)
+    step = ring_step(clip, sites)
+    worst = np.ceil(clipped.parameters.astype(np.float64) / step) * step
+    assert 0.99 * clip < np.linalg.norm(worst) <= clip
+    vector = encoding.encode(Contribution(clipped, 1, 1, 0.0), bytes(16))
+    assert np.linalg.norm(vector.narrow.view(np.int32) * step) <= clip

@@ -52,6 +52,48 @@ def test_no_deviation_is_no_noise(generator: SecureGenerator) -> None:
     assert not generator.gaussian(5, 0.0).any()
 
 
+def reached_by_scaling(values: np.ndarray, factor: np.float32) -> np.ndarray:  # type: ignore[type-arg]
+    """Which float32 ``values`` are the product of some float32 with ``factor``."""
+    near = (values / factor).view(np.int32)
+    return np.any([(near + step).view(np.float32) * factor == values for step in range(-2, 3)], axis=0)
+
+
+@pytest.mark.parametrize("deviation", [0.7, 0.93, 1.1, 1.3])
+def test_no_values_are_left_out_whatever_the_deviation(deviation: float, generator: SecureGenerator) -> None:
+    """Draws that were summed first and scaled to the deviation then would all be products."""
+    factor = np.float32(deviation / 2)
+    values = np.arange(np.float32(0.25).view(np.int32), np.float32(2).view(np.int32), 97, dtype=np.int32).view(np.float32)
+    noise = np.abs(generator.gaussian(COUNT, deviation))
+    noise = noise[(noise >= 0.25) & (noise < 2)]
+    assert reached_by_scaling(values * factor, factor).all()
+    assert not reached_by_scaling(values, factor).all()
+    assert (~reached_by_scaling(noise, factor)).mean() > 0.03
+
+
+def test_fine_noise_is_normal_and_of_the_deviation(generator: SecureGenerator) -> None:
+    noise = generator.fine_gaussian(COUNT, 3.0)
+    counts, _ = np.histogram(noise, 3.0 * stats.norm.ppf(np.linspace(0, 1, 201)))
+    assert noise.dtype == np.float64 and counts.sum() == COUNT and stats.chisquare(counts).pvalue > 1e-4
+    assert np.abs(noise).max() > 3.0 * 4
+    assert not generator.fine_gaussian(5, 0.0).any()
+
+
+def test_fine_noise_ends_at_nine_deviations(monkeypatch: pytest.MonkeyPatch, generator: SecureGenerator) -> None:
+    """The words nearest to either end of the tail, with both signs: never infinite, never more than half."""
+    words = np.array([0, 1, 2**64 - 2, 2**64 - 1], np.uint64)
+    monkeypatch.setattr(generator, "words", lambda count: words)
+    np.testing.assert_allclose(generator.fine_gaussian(4, 2.0), [18.3106, -18.3106, 0, 0], atol=1e-4)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 3])
+def test_low_bits_of_rounded_fine_noise_are_uniform(bits: int, generator: SecureGenerator) -> None:
+    """Also far out: float32 noise of this size would be all multiples of 8 from 8 deviations in 2^24 on."""
+    rounded = np.rint(generator.fine_gaussian(COUNT, 2.0**27)).astype(np.int64)
+    for part in (rounded, rounded[np.abs(rounded) > 2**28]):
+        counts = np.bincount(part & (2**bits - 1), minlength=2**bits)
+        assert len(part) > 10_000 and stats.chisquare(counts).pvalue > 1e-4
+
+
 def test_words_are_uniform(generator: SecureGenerator) -> None:
     words = generator.words(COUNT)
     for shift in (56, 0):

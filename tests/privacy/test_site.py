@@ -24,7 +24,14 @@ def make_site(tmp_path: Path) -> MakeSite:
     def make(run: str = "run-1", cap: float | None = None, plan: PrivacyPlan = PLAN, **settings: object) -> SitePrivacy:
         values = {"unit": "image", "target_epsilon": 3.0, "accountant": "rdp"} | settings
         ledger = Ledger(tmp_path / "privacy.jsonl")
-        return SitePrivacy(PrivacySettings.model_validate(values), plan, ledger, federation="fed@x.example", run=run, cap=cap)
+        return SitePrivacy(
+            PrivacySettings.model_validate(values),
+            plan,
+            ledger,
+            federation="fed@x.example",
+            run=run,
+            cap=None if cap is None else lambda: cap,
+        )
 
     return make
 
@@ -107,7 +114,7 @@ def test_a_batch_larger_than_the_shard_draws_everything(make_site: MakeSite) -> 
 
 
 def test_whole_sites_are_units_of_the_driver(make_site: MakeSite) -> None:
-    site = make_site(unit="site", target_epsilon=8.0, plan=PrivacyPlan(units=20, batch_size=20, steps=1, rounds=10))
+    site = make_site(unit="site", target_epsilon=8.0, delta=0.05, plan=PrivacyPlan(units=20, batch_size=20, steps=1, rounds=10))
     for round_ in range(1, 11):
         site.charge(round_, 1)
     statement = site.statement()

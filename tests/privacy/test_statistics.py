@@ -76,6 +76,17 @@ def test_noise_is_of_the_stated_size(make_data: MakeData, generator: SecureGener
     assert np.abs(noise.mean(0)).max() < 5 * 10.0 * sensitivity(1) / np.sqrt(2000)
 
 
+@pytest.mark.parametrize("least", [16, 32])
+def test_the_low_bits_of_large_noise_are_random_too(least: int, make_data: MakeData, generator: SecureGenerator) -> None:
+    """In float32 noise from 16 on has steps of 2 of our integers, and from 32 on of 4: the sums' own low bits would be seen."""
+    data, units = make_data(3), Units.images(3)
+    exact = sums(data, units)
+    noise = np.concatenate([noisy_sums(data, units, 20.0, generator) - exact for _ in range(1000)])
+    large = noise[np.abs(noise) >= least * 2.0**FRACTION_BITS]
+    shares = np.bincount(large & 3, minlength=4) / len(large)
+    assert len(large) > 500 and (np.abs(shares - 0.25) < 4.5 * np.sqrt(0.25 * 0.75 / len(large))).all()
+
+
 def test_useful_on_a_federation_and_within_bounds_where_noise_prevails(make_data: MakeData) -> None:
     data = make_data(2000)
     noisy, exact = normalisation_of(sums(data, Units.images(2000), 10.0)), pixel_sums(data).normalisation()

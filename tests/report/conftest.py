@@ -164,6 +164,7 @@ def make_run(
             "unit": "none",
             "secure_aggregation": mode == "federated",
             "sealed": False,
+            "chooses_model": True,
             "sites": {},
             "statement": "Nothing is hidden.",
         },

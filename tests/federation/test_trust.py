@@ -1,0 +1,245 @@
+"""What a driver cannot get out of sites: other terms for some, a second sum over others, less protection than was granted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from primia.config.settings import DataSettings, Settings
+from primia.data.federation import prepare
+from primia.errors import ConsentError, FederationError
+from primia.federation.boxes import create_boxes, federated_data
+from primia.federation.checkpoint import Checkpoints, RunState
+from primia.federation.collect import CollectedFacts
+from primia.federation.events import Event, SiteLeftOut
+from primia.federation.exchange import RoundTask, Session
+from primia.federation.hosts import Arguments
+from primia.federation.plan import assign_hosts, plan_sites
+from primia.federation.rounds import RoundLoop
+from primia.federation.run_folder import RunFolder
+from primia.federation.setup import RunSetup, prepare_run
+from primia.federation.site_box import SiteBox
+from primia.secagg.identity import Identity
+from primia.secagg.messages import Task
+from primia.secagg.ring import Layout
+
+DRIVER = Identity.generate("demo@primia.example")
+FEDERATION = "demo@primia.example"
+Make = Callable[..., RunSetup]
+MakeHosts = Callable[..., Any]
+
+
+def loop_of(setup: RunSetup, hosts: Any, state: RunState | None = None) -> RoundLoop:
+    prepared = prepare_run(setup, hosts, DRIVER)
+    return RoundLoop(setup, prepared, Checkpoints(RunFolder(setup.folder).checkpoints, 2), state or RunState(prepared.initial))
+
+
+def one_each(setup: RunSetup, make_hosts: MakeHosts, **options: object) -> Any:
+    return make_hosts(assign_hosts(setup.sites, 3), **options)
+
+
+def change_for_others(hosts: Any, kept: str, change: Callable[[object], object]) -> None:
+    """Make the driver lie: all sites but one are given changed arguments in training."""
+    ask = hosts.ask
+
+    def lying(method: str, sites: Any, arguments: Arguments) -> Any:
+        def changed(names: tuple[str, ...]) -> tuple[object, ...]:
+            given = arguments(names)
+            return tuple(map(change, given)) if method == "train" and kept not in names else given
+
+        return ask(method, sites, changed)
+
+    hosts.ask = lying
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda item: replace(item, total_weight=item.total_weight * 2.0**28) if isinstance(item, Session) else item,
+        lambda item: replace(item, range=item.range * 2.0**28) if isinstance(item, RoundTask) else item,
+        lambda item: replace(item, parameters=item.parameters * 0) if hasattr(item, "parameters") else item,
+    ],
+    ids=["scale", "range", "dead model"],
+)
+def test_sites_that_are_told_other_terms_mask_nothing(make_setup: Make, make_hosts: MakeHosts, change: Callable[[object], object]) -> None:
+    """Otherwise the sum would be the one honest site's update."""
+    setup = make_setup(federation={"rounds": 1, "quorum": 0.1})
+    hosts = one_each(setup, make_hosts)
+    change_for_others(hosts, setup.training_sites[0], change)
+    loop, events = loop_of(setup, hosts), []
+    with pytest.raises(FederationError, match="1 of 3 sites"):
+        for event in loop.run():
+            events.append(event)
+    reasons = [event.reason for event in events if isinstance(event, SiteLeftOut)]
+    assert len(reasons) == 2 and all("another model or other settings than its task is about" in reason for reason in reasons)
+
+
+def test_a_round_that_was_opened_is_not_opened_again_without_a_site(make_setup: Make, make_hosts: MakeHosts) -> None:
+    """The driver crashes before its checkpoint; a site is gone when it resumes. The two sums would differ by that site's update."""
+    setup = make_setup(federation={"rounds": 1})
+    list(loop_of(setup, one_each(setup, make_hosts)).run())
+    lost = one_each(setup, make_hosts, broken=frozenset({(1, setup.training_sites[2])}))
+    with pytest.raises(FederationError, match=r"train of round 1 was agreed on with other sites before \(site-3 differ\)"):
+        list(loop_of(setup, lost).run())
+    again = loop_of(setup, one_each(setup, make_hosts))
+    list(again.run())
+    assert again.state.model.round == 1, "with the same sites it goes on"
+
+
+def test_below_the_quorum_nothing_is_opened(make_setup: Make, make_hosts: MakeHosts) -> None:
+    setup = make_setup(federation={"rounds": 1, "quorum": 0.9})
+    hosts = one_each(setup, make_hosts, broken=frozenset({(1, setup.training_sites[2])}))
+    loop = loop_of(setup, hosts)
+    hosts.calls.clear()
+    with pytest.raises(FederationError, match="2 of 3 sites delivered, the quorum is 3"):
+        list(loop.run())
+    assert "confirm" not in hosts.calls and "unmask" not in hosts.calls
+    whole = loop_of(setup, one_each(setup, make_hosts))
+    list(whole.run())
+    assert whole.state.model.round == 1
+
+
+def test_facts_are_told_once_in_a_run(make_setup: Make, make_hosts: MakeHosts) -> None:
+    """Told again without a site, they would tell by subtraction how many images of each class it has."""
+    setup = make_setup()
+    first = one_each(setup, make_hosts)
+    told = prepare_run(setup, first, DRIVER)
+    second = one_each(setup, make_hosts)
+    again = prepare_run(setup, second, DRIVER)
+    assert "facts" in first.calls and "facts" not in second.calls
+    assert again.session == replace(told.session, charter=again.session.charter) and again.class_counts == told.class_counts
+
+
+def test_an_evaluation_that_must_stay_in_a_sum_is_not_given_alone(make_setup: Make, make_hosts: MakeHosts) -> None:
+    setup = make_setup(federation={"rounds": 1}, secure_aggregation={"site_metrics": False})
+    hosts = one_each(setup, make_hosts)
+    prepared = prepare_run(setup, hosts, DRIVER)
+    result = hosts.hosts[0].evaluate(prepared.session, "validation", [setup.training_sites[0]], prepared.initial, {})
+    assert result.total is None and not result.metrics and "alone has validation images" in result.failures[0].reason
+
+
+def test_a_site_takes_no_part_in_sums_with_strangers(make_setup: Make, make_hosts: MakeHosts) -> None:
+    setup = make_setup(federation={"rounds": 1})
+    hosts = one_each(setup, make_hosts)
+    prepared = prepare_run(setup, hosts, DRIVER)
+    ghost = replace(prepared.session.charter, sites=(*prepared.session.charter.sites, "ghost"))
+    task = Task(FEDERATION, ghost.run, 1, "train", ("site-1", "ghost"), 0.6, 0, Layout(1, 1))
+    for charter, said in ((prepared.session.charter, "not of this federation"), (ghost, "agreed on with other sites before")):
+        reply = hosts.hosts[0].advertise(charter, task, ["site-1"])
+        assert not reply.values and said in reply.failures[0].reason
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("packed")
+    settings = {"source": "demo", "demo_images": 36, "image_size": 16, "validation_fraction": 0.25, "test_fraction": 0.25}
+    prepare(DataSettings.model_validate(settings), root)
+    (folder,) = [path for path in root.iterdir() if path.is_dir()]
+    return folder
+
+
+@pytest.fixture
+def make_boxed(packed: Path, tmp_path: Path) -> Callable[..., tuple[RunSetup, dict[str, SiteBox]]]:
+    """A run on site boxes, each granted to the federation with these terms."""
+
+    def make(grant: dict[str, Any] | None = None, **sections: dict[str, object]) -> tuple[RunSetup, dict[str, SiteBox]]:
+        boxes = {box.name: box for box in create_boxes(tmp_path / "boxes", packed)}
+        for box in boxes.values():
+            if grant is not None:
+                box.grant(FEDERATION, **grant)
+        base = {
+            "data": {"source": "boxes", "path": tmp_path / "boxes"},
+            "training": {"batch_size": 4, "optimizer": "sgd", "learning_rate": 0.05},
+            "federation": {"rounds": 1},
+        }
+        settings = Settings.model_validate({key: {**base.get(key, {}), **sections.get(key, {})} for key in {*base, *sections}})
+        data = federated_data(tmp_path / "boxes", settings.run.dry_run)
+        folder = RunFolder.create(tmp_path / "run", settings, data.fingerprint).path
+        plan = plan_sites(data, settings.run)
+        setup = RunSetup(
+            settings, plan, data.classes, data.channels, data.image_size, True, (), (), "cpu", folder, started_at=0.0, data_seconds=0.0
+        )
+        return setup, boxes
+
+    return make
+
+
+def purposes(box: SiteBox) -> list[str]:
+    return [str(entry.event.get("purpose", entry.event.get("what"))) for entry in box.audit_log()]
+
+
+def test_every_use_of_a_boxs_images_is_in_its_log(make_boxed: Any, make_hosts: MakeHosts) -> None:
+    setup, boxes = make_boxed({})
+    list(loop_of(setup, one_each(setup, make_hosts)).run())
+    for box in boxes.values():
+        assert [purpose for purpose in purposes(box) if purpose in ("facts", "train", "validation")] == ["facts", "train", "validation"]
+
+
+def test_a_cap_on_epsilon_keeps_out_runs_without_privacy(make_boxed: Any, make_hosts: MakeHosts) -> None:
+    setup, _ = make_boxed({"max_epsilon": 2.0})
+    with pytest.raises(FederationError, match=r"allows epsilon = 2 in all, but this run has privacy.unit = none"):
+        prepare_run(setup, one_each(setup, make_hosts), DRIVER)
+
+
+def test_a_cap_that_is_lowered_takes_effect_at_once(make_boxed: Any, make_hosts: MakeHosts) -> None:
+    privacy = {"unit": "image", "noise_multiplier": 2.0, "accountant": "rdp", "delta": 0.01}
+    setup, boxes = make_boxed({"max_epsilon": 50.0}, privacy=privacy, model={"normalisation": "group"}, federation={"rounds": 2})
+    loop, events = loop_of(setup, one_each(setup, make_hosts)), list[Event]()
+    for event in loop.run():
+        events.append(event)
+        if type(event).__name__ == "RoundFinished":
+            for box in boxes.values():
+                box.grant(FEDERATION, max_epsilon=1e-3)
+    reasons = {event.reason for event in events if isinstance(event, SiteLeftOut)}
+    assert loop.state.model.round == 1 and loop.status == "stopped"
+    assert reasons and all("the limit of the data's owner" in reason for reason in reasons)
+
+
+def test_less_protection_than_granted_keeps_a_site_out(make_boxed: Any, make_hosts: MakeHosts) -> None:
+    setup, _ = make_boxed({}, secure_aggregation={"enabled": False, "seal": False})
+    with pytest.raises(FederationError, match="no training site takes part"):
+        prepare_run(setup, one_each(setup, make_hosts), DRIVER)
+
+
+def test_a_dry_run_needs_no_grant_and_leaves_no_trace(make_boxed: Any, make_hosts: MakeHosts) -> None:
+    setup, boxes = make_boxed(None, run={"dry_run": True})
+    before = {name: box.audit_log() for name, box in boxes.items()}
+    loop = loop_of(setup, one_each(setup, make_hosts))
+    list(loop.run())
+    assert loop.state.model.round == 1
+    for name, box in boxes.items():
+        assert box.audit_log() == before[name] and not box.peers()
+
+
+def test_a_dry_run_does_not_touch_private_halves(make_boxed: Any, make_hosts: MakeHosts) -> None:
+    """A driver that calls it a dry run and points at the private halves."""
+    setup, boxes = make_boxed(None, run={"dry_run": True})
+    private = {name: {split: box.shard(split, False) for split in box.splits} for name, box in boxes.items()}
+    sites = tuple(
+        replace(site, train=(private[site.name]["train"],), validation=(private[site.name]["validation"],)) for site in setup.sites
+    )
+    lying = replace(setup, sites=sites)
+    with pytest.raises((FederationError, ConsentError), match="mock"):
+        prepare_run(lying, one_each(lying, make_hosts), DRIVER)
+
+
+def test_a_log_that_cannot_be_written_costs_the_site_and_not_the_run(make_boxed: Any, make_hosts: MakeHosts) -> None:
+    setup, boxes = make_boxed({})
+    loop = loop_of(setup, one_each(setup, make_hosts))
+    (boxes["site-2"].path / "audit.jsonl").write_text("no log\n")
+    events = list(loop.run())
+    left_out = {event.site for event in events if isinstance(event, SiteLeftOut)}
+    assert left_out == {"site-2"} and loop.state.model.round == 1
+
+
+def test_facts_come_back_from_the_run_folder(make_setup: Make, make_hosts: MakeHosts) -> None:
+    setup = make_setup()
+    prepare_run(setup, one_each(setup, make_hosts), DRIVER)
+    text = RunFolder(setup.folder).facts.read_text()
+    facts = CollectedFacts.from_json(text)
+    assert facts.to_json() == text and facts.total.images == int(np.sum(facts.total.class_counts)) and not facts.absent
