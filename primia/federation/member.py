@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import cached_property, partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,20 +17,18 @@ from primia.data.statistics import PixelSums, pixel_sums
 from primia.errors import ConsentError, DataError, ProtocolError
 from primia.federation.exchange import Charter
 from primia.federation.journal import Journal
-from primia.federation.mock import check_mock
 from primia.federation.peers import Peers
 from primia.federation.plan import SPLITS, SitePlan
-from primia.federation.site_box import SiteBox
 from primia.files import atomic_text
-from primia.privacy.ledger import Ledger
-from primia.privacy.noise import SecureGenerator
-from primia.privacy.sampling import Units
-from primia.privacy.site import PrivacyPlan, SitePrivacy
-from primia.privacy.statistics import noisy_sums
 from primia.secagg.identity import Identity, PublicIdentity
 from primia.secagg.messages import Advertisement, Task
 from primia.secagg.site import SiteRole
 from primia.training.batches import steps_per_epoch
+
+if TYPE_CHECKING:  # Syft, Opacus and a compiler take most of a second to load, and most runs need none of them
+    from primia.federation.site_box import SiteBox
+    from primia.privacy.sampling import Units
+    from primia.privacy.site import SitePrivacy
 
 
 class Member:
@@ -53,6 +52,8 @@ class Member:
         """
         settings = charter.settings
         if settings.run.dry_run:
+            from primia.federation.mock import check_mock
+
             for split in SPLITS:
                 for shard in self.shards(split):
                     check_mock(shard)
@@ -107,7 +108,7 @@ class Member:
             DataError: the site has fewer training images than a batch.
         """
         federation, batch_size = charter.settings.federation, charter.settings.training.batch_size
-        units = len(self.units(charter))
+        units = self.unit_count(charter)
         if units < batch_size:
             what = "patients" if charter.settings.privacy.unit == "patient" else "training images"
             raise DataError(
@@ -116,11 +117,20 @@ class Member:
         return federation.sync_every_n_batch or federation.local_epochs * steps_per_epoch(units, batch_size)
 
     def units(self, charter: Charter) -> Units:
-        """What differential privacy protects and batches are made of: images, or patients."""
+        """What differential privacy protects and samples: images, or patients."""
+        from primia.privacy.sampling import Units
+
         privacy = charter.settings.privacy
         if privacy.unit == "patient":
-            return Units.grouped([name for shard in self.shards("train") for name in shard.patients], privacy.views)
+            return Units.grouped(self._patients(), privacy.views)
         return Units.images(len(self.dataset("train")), privacy.views)
+
+    def unit_count(self, charter: Charter) -> int:
+        """Training images, or patients where those are protected: what batches and weights count."""
+        return len(set(self._patients())) if charter.settings.privacy.unit == "patient" else len(self.dataset("train"))
+
+    def _patients(self) -> list[str]:
+        return [name for shard in self.shards("train") for name in shard.patients]
 
     def privacy(self, charter: Charter, steps: int) -> SitePrivacy | None:
         """The keeper of the site's budget in a run of so many ``steps`` a round; None where no site-side privacy is asked for.
@@ -132,7 +142,10 @@ class Member:
         if not settings.privacy.is_by_site:
             return None
         if charter.id not in self._privacy:
-            plan = PrivacyPlan(len(self.units(charter)), settings.training.batch_size, steps, settings.federation.rounds)
+            from primia.privacy.ledger import Ledger
+            from primia.privacy.site import PrivacyPlan, SitePrivacy
+
+            plan = PrivacyPlan(self.unit_count(charter), settings.training.batch_size, steps, settings.federation.rounds)
             box, federation = self._box(charter), settings.federation.identity
             ledger = Ledger(box.ledger if box else self._folder(charter) / "privacy.jsonl")
             cap = partial(box.max_epsilon, federation) if box else None
@@ -152,6 +165,9 @@ class Member:
 
         In place of sums and squares they hold what :func:`primia.privacy.statistics.normalisation_of` takes.
         """
+        from primia.privacy.noise import SecureGenerator
+        from primia.privacy.statistics import noisy_sums
+
         path = self._folder(charter) / "statistics.json"
         if not path.exists():
             privacy = self.privacy(charter, self.steps(charter))
@@ -231,7 +247,11 @@ class Member:
 
     def _box(self, charter: Charter) -> SiteBox | None:
         """The owner's box, opened afresh; None without one, and in a dry run, which leaves no trace in it."""
-        return SiteBox.open(self.plan.box) if self.plan.box and not charter.settings.run.dry_run else None
+        if self.plan.box is None or charter.settings.run.dry_run:
+            return None
+        from primia.federation.site_box import SiteBox
+
+        return SiteBox.open(self.plan.box)
 
     def _folder(self, charter: Charter) -> Path:
         folder = charter.state_folder / self.name

@@ -17,9 +17,10 @@ from primia.federation.exchange import Charter, Session, TrainingFacts
 from primia.federation.history import ALL_SITES
 from primia.federation.hosts import Hosts
 from primia.federation.plan import POOLED, SPLITS, SitePlan, single_learner_steps
+from primia.federation.private_updates import PrivateUpdates, rounding_room
 from primia.federation.run_folder import RunFolder
 from primia.federation.secure import SecureCollector
-from primia.federation.stages import PrivateUpdates, Stage, build_stages, rounding_room
+from primia.federation.stages import Stage, build_stages
 from primia.federation.update import GlobalModel
 from primia.files import atomic_text
 from primia.models.flat import FlatSpec

@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -42,10 +42,13 @@ from primia.federation.site_state import SiteState
 from primia.federation.stages import Stage, build_stages, encode
 from primia.federation.update import GlobalModel, Update
 from primia.privacy.errors import BudgetSpent
-from primia.privacy.learner import PrivateLearner
 from primia.secagg.messages import Roster, Task
 from primia.training.evaluation import Evaluation
 from primia.training.learner import Learner, LocalResult, LocalWork
+
+if TYPE_CHECKING:
+    from primia.privacy.sampling import Units
+    from primia.privacy.site import SitePrivacy
 
 _CACHED_LEARNERS = 2
 
@@ -186,16 +189,16 @@ class SiteHost:
         member.admit(charter)
         steps = task.steps or member.steps(charter)
         privacy = member.privacy(charter, steps)
-        if privacy and isinstance(learner, PrivateLearner):
+        if privacy:
             privacy.admit(task.round, steps)
-            learner.protect(member.units(charter), privacy.mechanism)
+            _protect(learner, member.units(charter), privacy)
         state = self._state(session, member)
         state.load_model(learner, start)
         state.load_optimizer(learner, task.round - 1)
         work = LocalWork(member.name, task.round, task.rounds, (task.round - 1) * steps, steps, _normalisation(session, member))
         result = learner.train(data, work)
         state.save(learner, task.round, keep=task.keep)
-        contribution = self._contribution(session, learner, result, float(len(member.units(charter))), start)
+        contribution = self._contribution(session, learner, result, float(member.unit_count(charter)), start)
         # Before anything leaves: no use of the data goes unrecorded, and no privacy is spent without an account.
         event = {"purpose": "train", "round": task.round, "images": len(data), "steps": steps, "outcome": "delivers"}
         statement: Mapping[str, object] | None = None
@@ -241,8 +244,18 @@ class SiteHost:
 def _new_learner(session: Session) -> Learner:
     privacy = session.charter.settings.privacy
     if privacy.is_by_site:
+        from primia.privacy.learner import PrivateLearner
+
         return PrivateLearner(session.learner, clipping=privacy.clipping, physical_batch=privacy.physical_batch)
     return Learner(session.learner)
+
+
+def _protect(learner: Learner, units: Units, privacy: SitePrivacy) -> None:
+    from primia.privacy.learner import PrivateLearner
+
+    if not isinstance(learner, PrivateLearner):
+        raise AssertionError("a site with a privacy budget trains privately")
+    learner.protect(units, privacy.mechanism)
 
 
 def _training_facts(charter: Charter, member: Member) -> TrainingFacts:

@@ -14,11 +14,8 @@ from typing import Protocol
 import numpy as np
 
 from primia.config.settings import Settings
-from primia.federation.encoding import ring_step
 from primia.federation.update import GlobalModel, Update
 from primia.models.flat import FlatSpec
-from primia.privacy.noise import SecureGenerator
-from primia.privacy.updates import clip_update, noise_sum
 
 
 class Stage(Protocol):
@@ -81,46 +78,15 @@ class WeightedMean:
         return replace(total, buffers=total.buffers * scale, weight=1.0)
 
 
-class PrivateUpdates:
-    """Differential privacy of whole sites (McMahan et al., ICLR 2018): a site clips its update, the driver noises the sum.
-
-    The noised sum is divided by the number of ``sites``, whoever delivered: dividing by those who did would make the mean change by more
-    than the clip with one site more.
-    """
-
-    def __init__(
-        self, clip: float, room: float, noise_multiplier: float = 0.0, sites: int = 1, generator: SecureGenerator | None = None
-    ) -> None:
-        self._clip = clip
-        self._room = room
-        self._noise_multiplier = noise_multiplier
-        self._sites = sites
-        self._generator = generator
-
-    def encode(self, update: Update, start: GlobalModel) -> Update:
-        """Clip in place to an L2 norm that is within the clip even after rounding in secure aggregation."""
-        return replace(update, parameters=clip_update(update.parameters, self._clip - self._room))
-
-    def decode(self, total: Update, start: GlobalModel) -> Update:
-        """Add noise in place, and make the number of sites the weight to divide by."""
-        if self._generator is None:
-            raise AssertionError("the driver's half has a generator")
-        noisy = noise_sum(total.parameters, self._noise_multiplier, self._clip, self._generator)
-        return replace(total, parameters=noisy, weight=float(self._sites))
-
-
-def rounding_room(clip: float, parameters: int, sites: float) -> float:
-    """The largest L2 norm that rounding to the ring adds to an update whose range is ``clip``: a step in each parameter."""
-    return float(parameters**0.5) * ring_step(clip, sites)
-
-
-def build_stages(settings: Settings, spec: FlatSpec, sites: float, private: PrivateUpdates | None = None) -> tuple[Stage, ...]:
+def build_stages(settings: Settings, spec: FlatSpec, sites: float, private: Stage | None = None) -> tuple[Stage, ...]:
     """The stages of a run, in the order of their worker halves.
 
     ``sites``: the number of training sites, where they are what is protected; ``private`` is the driver's half then.
     """
     stages: tuple[Stage, ...] = (BatchNormMoments(spec), WeightedMean(settings.federation.weighting))
     if settings.privacy.unit == "site":
+        from primia.federation.private_updates import PrivateUpdates, rounding_room
+
         clip = settings.privacy.clip
         stages += (private or PrivateUpdates(clip, rounding_room(clip, spec.parameter_count, sites)),)
     return stages

@@ -7,7 +7,8 @@ from torch import nn
 from primia.config.settings import Settings
 from primia.federation.encoding import UpdateEncoding, ring_step
 from primia.federation.exchange import Contribution
-from primia.federation.stages import PrivateUpdates, build_stages, decode, encode, rounding_room
+from primia.federation.private_updates import PrivateUpdates, rounding_room
+from primia.federation.stages import build_stages, decode, encode
 from primia.federation.update import GlobalModel, Update
 from primia.models.flat import FlatSpec
 

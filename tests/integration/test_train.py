@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,23 +24,6 @@ def test_the_command_trains_and_leaves_nothing_running(primia_ray, train_argumen
     again = primia_ray(*train_arguments("first"))
     assert again.wait() == 5
     assert again.text.count("\n") == 1 and "exists already" in again.text
-
-
-def test_a_worker_killed_in_a_round_is_left_out_and_comes_back(primia_ray, train_arguments: Arguments, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
-    command = primia_ray(*train_arguments("killed", "federation.sync_every_n_batch=60"))
-    checkpoints = tmp_path / "runs/killed/checkpoints"
-    command.wait_for(lambda: (checkpoints / "round-000002.json").exists(), "checkpoint of round 2")
-    os.kill(command.workers()[0], signal.SIGKILL)
-    assert command.wait() == 0, command.text
-    summary = json.loads((tmp_path / "runs/killed/summary.json").read_text())
-    assert summary["rounds"] == 6
-    (fault,) = [fault for fault in summary["faults"] if "validation" not in fault["reason"]]
-    assert "its actor died" in fault["reason"]
-    assert fault["site"] in (tmp_path / "runs/killed/run.log").read_text()
-    up = summary["communication"]["sites"]
-    others = [site for site in up if site != fault["site"]]
-    assert up[fault["site"]]["up_bytes"] * 6 == up[others[0]]["up_bytes"] * 5, "it missed one round of six and came back"
-    assert command.left_behind() == []
 
 
 def test_a_resume_after_sigkill_of_everything_gives_the_same_model_bit_for_bit(
@@ -77,6 +58,7 @@ def test_ctrl_c_leaves_a_checkpoint_and_no_process(primia_ray, train_arguments: 
     assert "training.batch_size: 8 -> 4" in changed.text and changed.text.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_ctrl_c_stops_a_run_of_short_rounds(primia_ray, train_arguments: Arguments, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     command = primia_ray(*train_arguments("short", "federation.rounds=100000"))
     command.wait_for(lambda: (tmp_path / "runs/short/checkpoints/round-000002.json").exists(), "checkpoint of round 2")
