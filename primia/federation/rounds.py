@@ -10,7 +10,7 @@ from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from time import perf_counter
 
-from primia.errors import FederationError, ProtocolError, TrainingError
+from primia.errors import FederationError, PrivacyError, ProtocolError, TrainingError
 from primia.federation.background import BackgroundWriter
 from primia.federation.checkpoint import Best, Checkpoints, Progress, RunState
 from primia.federation.collect import SiteEvaluated
@@ -56,6 +56,7 @@ class RoundLoop:
 
         Raises:
             FederationError: fewer sites than the quorum delivered.
+            PrivacyError: no site has budget for the first round.
             TrainingError: a site's loss is not finite.
             RunError: a checkpoint cannot be written.
             Stopped: somebody asked to stop; the last finished round is on disk.
@@ -185,11 +186,17 @@ class RoundLoop:
                 yield from self._leave_out(round_, item, item.reason)
 
     def _end(self, why: str) -> Iterator[Event]:
-        """End the run for good where privacy is spent: what has been reached is the result."""
+        """End the run for good where privacy is spent: what has been reached is the result.
+
+        Raises:
+            PrivacyError: nothing has been reached.
+        """
         last = self.state.model.round
+        if not last:
+            raise PrivacyError(f"no round can be trained, since sites have spent their privacy budget: {why}")
         self.status = "stopped"
         yield Notice("warning", f"stopped after round {last}: {why}")
-        if last and (self.state.best is None or (not self._privacy.chooses_model and self.state.best.model.round != last)):
+        if self.state.best is None or (not self._privacy.chooses_model and self.state.best.model.round != last):
             self._remember_best((yield from self._validate()))
             self._save()
 

@@ -12,7 +12,7 @@ import pytest
 
 from primia.config.settings import DataSettings, Settings
 from primia.data.federation import prepare
-from primia.errors import ConsentError, FederationError
+from primia.errors import ConsentError, FederationError, PrivacyError
 from primia.federation.boxes import create_boxes, federated_data
 from primia.federation.checkpoint import Checkpoints, RunState
 from primia.federation.collect import CollectedFacts
@@ -198,6 +198,13 @@ def test_a_cap_that_is_lowered_takes_effect_at_once(make_boxed: Any, make_hosts:
     reasons = {event.reason for event in events if isinstance(event, SiteLeftOut)}
     assert loop.state.model.round == 1 and loop.status == "stopped"
     assert reasons and all("the limit of the data's owner" in reason for reason in reasons)
+
+
+def test_a_run_without_any_budget_says_so(make_boxed: Any, make_hosts: MakeHosts) -> None:
+    privacy = {"unit": "image", "noise_multiplier": 1.0, "accountant": "rdp", "delta": 0.01}
+    setup, _ = make_boxed({"max_epsilon": 1e-3}, privacy=privacy, model={"normalisation": "group"})
+    with pytest.raises(PrivacyError, match=r"no round can be trained.*0 of 3 sites take part"):
+        list(loop_of(setup, one_each(setup, make_hosts)).run())
 
 
 def test_less_protection_than_granted_keeps_a_site_out(make_boxed: Any, make_hosts: MakeHosts) -> None:
