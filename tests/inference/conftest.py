@@ -131,7 +131,7 @@ def office(compiled: Compiled) -> Iterator[Callable[..., Office]]:
         each.data_owner.close()
     threads = [thread for thread in threading.enumerate() if thread not in before and thread.name.startswith(("keys", "online", "office"))]
     for thread in threads:
-        thread.join(SOON_S)
+        thread.join(10 * SOON_S)  # a thread that waits for a message gives up after SOON_S, and may have work to end then
     assert not [thread.name for thread in threads if thread.is_alive()]
 
 
