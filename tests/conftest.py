@@ -3,11 +3,36 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+class MemoryDataset:
+    """Noise whose mean grows with the class."""
+
+    def __init__(self, images: int, seed: int = 0, channels: int = 1, size: int = 8) -> None:
+        rng = np.random.Generator(np.random.Philox(seed))
+        self.labels: NDArray[np.int64] = rng.integers(0, 3, images)
+        noise = rng.integers(0, 180, (images, channels, size, size))
+        self.images: NDArray[np.uint8] = (noise + 30 * self.labels[:, None, None, None]).astype(np.uint8)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def gather(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
+        return self.images[indices]
+
+
+@pytest.fixture
+def make_data() -> Callable[..., MemoryDataset]:
+    """Makes a :class:`~primia.data.shard.Dataset` of so many images."""
+    return MemoryDataset
 
 
 @pytest.fixture(scope="session")

@@ -29,24 +29,22 @@ class Journal:
         Raises:
             ProtocolError: others were agreed on before.
         """
-        key, names = (run, round_, purpose), tuple(sorted(sites))
-        known = self._read().setdefault(key, names)
-        if known != names:
-            differ = ", ".join(sorted(set(known) ^ set(names)))
+        key, names, known = (run, round_, purpose), tuple(sorted(sites)), self._read()
+        if key not in known:
+            self._append({"run": run, "round": round_, "purpose": purpose, "sites": names})
+            known[key] = names
+        elif known[key] != names:
+            differ = ", ".join(sorted(set(known[key]) ^ set(names)))
             raise ProtocolError(
                 f"{purpose} of round {round_} was agreed on with other sites before ({differ} differ): opening both sums would tell what "
                 "they add; bring the same sites back, or start a new run"
             )
-        if key not in self._written:
-            self._append({"run": run, "round": round_, "purpose": purpose, "sites": names})
-            self._written.add(key)
 
     def _read(self) -> dict[Key, tuple[str, ...]]:
         if self._known is None:
             lines = self._path.read_text().splitlines() if self._path.exists() else []
             entries = [json.loads(line) for line in lines if line.endswith("}")]  # the last one may be cut by a crash
             self._known = {(entry["run"], entry["round"], entry["purpose"]): tuple(entry["sites"]) for entry in entries}
-            self._written = set(self._known)
         return self._known
 
     def _append(self, entry: dict[str, object]) -> None:

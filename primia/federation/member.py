@@ -122,13 +122,14 @@ class Member:
 
         privacy = charter.settings.privacy
         if privacy.unit == "patient":
-            return Units.grouped(self._patients(), privacy.views)
+            return Units.grouped(self._patients, privacy.views)
         return Units.images(len(self.dataset("train")), privacy.views)
 
     def unit_count(self, charter: Charter) -> int:
         """Training images, or patients where those are protected: what batches and weights count."""
-        return len(set(self._patients())) if charter.settings.privacy.unit == "patient" else len(self.dataset("train"))
+        return len(set(self._patients)) if charter.settings.privacy.unit == "patient" else len(self.dataset("train"))
 
+    @cached_property
     def _patients(self) -> list[str]:
         return [name for shard in self.shards("train") for name in shard.patients]
 

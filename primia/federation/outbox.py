@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from primia.federation.exchange import Charter, Contribution, Inbox, RoundTask
 from primia.federation.member import Member
@@ -14,7 +14,17 @@ T_contra = TypeVar("T_contra", contravariant=True)
 
 
 class Outbox(Protocol[T_contra]):
-    """Takes one contribution a site."""
+    """Takes one contribution a site; they leave as one ``total``, or each ``sealed``."""
+
+    @property
+    def total(self) -> Any:
+        """The sum so far, plain or masked; None where there is none."""
+        ...
+
+    @property
+    def sealed(self) -> Mapping[str, bytes]:
+        """Sealed contributions by site."""
+        ...
 
     def put(self, member: Member, value: T_contra) -> int:
         """Take a site's contribution, whose memory may be overwritten; bytes that leave the site."""
@@ -26,6 +36,7 @@ class PlainOutbox(Generic[T]):
 
     def __init__(self, nbytes: Callable[[T], int] = lambda value: 0) -> None:
         self.total: T | None = None
+        self.sealed: Mapping[str, bytes] = {}
         self._nbytes = nbytes
 
     def put(self, member: Member, value: T) -> int:
@@ -43,6 +54,7 @@ class SealedOutbox:
     def __init__(self, charter: Charter, task: RoundTask) -> None:
         self._charter = charter
         self._task = task
+        self.total: None = None
         self.sealed: dict[str, bytes] = {}
 
     def put(self, member: Member, value: Contribution) -> int:
@@ -61,6 +73,7 @@ class MaskedOutbox(Generic[T]):
         self, charter: Charter, purpose: str, inboxes: Mapping[str, Inbox], terms: str, encode: Callable[[T, str], RingVector]
     ) -> None:
         self.total: RingVector | None = None
+        self.sealed: Mapping[str, bytes] = {}
         self._charter = charter
         self._purpose = purpose
         self._inboxes = inboxes

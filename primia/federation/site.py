@@ -97,7 +97,7 @@ class SiteHost:
                 failures.append(_failure(member.name, error))
                 with suppress(PrimiaError):  # a log that cannot be written is the failure itself, most likely
                     member.note(session.charter, {"purpose": "train", "round": task.round, "outcome": f"left out: {failures[-1].reason}"})
-        return HostResult(getattr(outbox, "total", None), tuple(reports), tuple(failures), getattr(outbox, "sealed", {}))
+        return HostResult(outbox.total, tuple(reports), tuple(failures), outbox.sealed)
 
     def evaluate(
         self, session: Session, split: str, sites: Sequence[str], model: GlobalModel, inboxes: Mapping[str, Inbox]

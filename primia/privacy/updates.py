@@ -12,7 +12,6 @@ import numpy as np
 
 from primia.models.flat import Vector
 from primia.privacy.noise import SecureGenerator
-from primia.privacy.spend import Spend
 
 _CHUNK = 2**20
 
@@ -33,8 +32,3 @@ def clip_update(update: Vector, clip: float) -> Vector:
 def noise_sum(total: Vector, noise_multiplier: float, clip: float, generator: SecureGenerator) -> Vector:
     """Add to the sum of clipped updates ``(d,)``, in place, noise of standard deviation ``noise_multiplier * clip``."""
     return np.add(total, generator.gaussian(len(total), noise_multiplier * clip), out=total)
-
-
-def rounds_spend(noise_multiplier: float, rounds: int) -> Spend:
-    """What ``rounds`` releases of noised sums cost each site."""
-    return Spend(noise_multiplier, 1.0, rounds)

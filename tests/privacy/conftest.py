@@ -1,13 +1,11 @@
-"""A small dataset in memory, private learners for it, and a generator that repeats itself."""
+"""Private learners for the small dataset in memory, and a generator that repeats itself."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from primia.config.settings import AugmentationSettings, ModelSettings, TrainingSettings
@@ -21,30 +19,9 @@ TRAINING = {"batch_size": 8, "optimizer": "sgd", "learning_rate": 0.05, "schedul
 NO_AUGMENTATION = dict.fromkeys(AugmentationSettings.model_fields, 0.0)
 
 
-class MemoryDataset:
-    """Noise whose mean grows with the class."""
-
-    def __init__(self, images: int, channels: int = 1, size: int = 8) -> None:
-        rng = np.random.Generator(np.random.Philox(0))
-        self.labels: NDArray[np.int64] = rng.integers(0, 3, images)
-        noise = rng.integers(0, 180, (images, channels, size, size))
-        self.images: NDArray[np.uint8] = (noise + 30 * self.labels[:, None, None, None]).astype(np.uint8)
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def gather(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
-        return self.images[indices]
-
-
 @pytest.fixture
 def generator() -> SecureGenerator:
     return SecureGenerator(bytes(range(32)))
-
-
-@pytest.fixture
-def make_data() -> Callable[..., MemoryDataset]:
-    return MemoryDataset
 
 
 @pytest.fixture

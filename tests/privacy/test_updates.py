@@ -6,7 +6,7 @@ import pytest
 from primia.privacy.accounting import epsilon
 from primia.privacy.noise import SecureGenerator
 from primia.privacy.spend import Spend
-from primia.privacy.updates import clip_update, noise_sum, rounds_spend
+from primia.privacy.updates import clip_update, noise_sum
 
 
 def norm(vector: np.ndarray) -> float:  # type: ignore[type-arg]
@@ -40,6 +40,5 @@ def test_noise_has_the_stated_deviation_and_is_added_in_place(generator: SecureG
 
 
 def test_every_round_counts_in_full() -> None:
-    assert rounds_spend(4.0, 10) == Spend(4.0, 1.0, 10)
     # Ten rounds at 4 are one at 4 / sqrt(10).
-    assert epsilon([rounds_spend(4.0, 10)], 1e-3, "prv") == pytest.approx(epsilon([Spend(4 / 10**0.5, 1.0, 1)], 1e-3, "prv"))
+    assert epsilon([Spend(4.0, 1.0, 10)], 1e-3, "prv") == pytest.approx(epsilon([Spend(4 / 10**0.5, 1.0, 1)], 1e-3, "prv"))

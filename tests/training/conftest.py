@@ -1,14 +1,13 @@
-"""A small dataset in memory and a learner for it."""
+"""A learner for the small dataset in memory."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from primia.config.settings import AugmentationSettings, ModelSettings, TrainingSettings
+from primia.data.shard import Dataset
 from primia.data.statistics import Normalisation
 from primia.training.learner import Learner, LearnerSpec, LocalWork
 
@@ -32,30 +31,9 @@ TRAINING = {
 NO_AUGMENTATION = dict.fromkeys(AugmentationSettings.model_fields, 0.0)
 
 
-class MemoryDataset:
-    """Noise whose mean grows with the class."""
-
-    def __init__(self, images: int, seed: int = 0, channels: int = 1, size: int = 8) -> None:
-        rng = np.random.Generator(np.random.Philox(seed))
-        self.labels: NDArray[np.int64] = rng.integers(0, 3, images)
-        noise = rng.integers(0, 180, (images, channels, size, size))
-        self.images: NDArray[np.uint8] = (noise + 30 * self.labels[:, None, None, None]).astype(np.uint8)
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def gather(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
-        return self.images[indices]
-
-
 @pytest.fixture
-def make_data() -> Callable[..., MemoryDataset]:
-    return MemoryDataset
-
-
-@pytest.fixture
-def data() -> MemoryDataset:
-    return MemoryDataset(42)
+def data(make_data: Callable[[int], Dataset]) -> Dataset:
+    return make_data(42)
 
 
 @pytest.fixture
