@@ -245,6 +245,7 @@ class ComparingService(Party):
         whole = program.costs().key_bytes * images <= self.options.key_bytes
         queue = KeyQueue(math.inf if whole else self.options.key_bytes)  # records are a little larger than their keys
         made = self._makers.submit(self._make, batch, images, queue)
+        made.add_done_callback(lambda done: queue.end(_cause(done)))  # also when it is dropped before it begins
 
         def run() -> T:
             if whole:
@@ -258,17 +259,18 @@ class ComparingService(Party):
 
     def _make(self, batch: int, images: int, queue: KeyQueue) -> float:
         begun = perf_counter()
-        try:
-            self.converse(self._work.preprocess(batch, images, queue.keep))
-        except BaseException as error:
-            queue.end(error)
-            raise
-        queue.end()
+        self.converse(self._work.preprocess(batch, images, queue.keep))
         return perf_counter() - begun
 
     def _from_store(self, batch: int, online: Callable[[BatchKeys], T]) -> T:
         with self.stored().taking(batch) as keys:
             return online(keys)
+
+
+def _cause(made: Future[float]) -> BaseException | None:
+    if made.cancelled():
+        return ProtocolError("the keys of this batch were not made: the inference ended before it")
+    return made.exception()
 
 
 class ModelOwnerService(ComparingService):

@@ -193,6 +193,30 @@ def test_a_party_that_fails_ends_the_others_with_its_words(
         here.ended(other)
 
 
+def test_a_batch_whose_keys_are_dropped_before_they_begin_does_not_wait_for_them(office: Make, compiled: Compiled) -> None:
+    service = office(key_bytes=4096).data_owner
+    begun, go_on = threading.Event(), threading.Event()
+
+    def blocks(*_: Any) -> Iterator[Any]:
+        begun.set()
+        go_on.wait(SOON_S)
+        raise ModelError("too late")
+        yield
+
+    service._owner.preprocess = blocks
+    (first, _), (second, made) = (
+        service.use(Mode.STREAM, batch, 1, lambda keys: list(keys._records), compiled.program) for batch in (1, 2)
+    )
+    assert begun.wait(SOON_S)
+    service.close()
+    with pytest.raises(ProtocolError, match="were not made: the inference ended before it"):
+        second.result(SOON_S)
+    assert made.cancelled()
+    go_on.set()
+    with pytest.raises(ModelError, match="too late"):
+        first.result(SOON_S)
+
+
 @pytest.mark.parametrize("procedure", ["infer", "preprocess"])
 def test_a_data_owner_that_fails_ends_the_others_without_its_words(
     office: Make, compiled: Compiled, kit: SimpleNamespace, procedure: str
