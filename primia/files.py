@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from primia.errors import RunError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 @contextmanager
@@ -40,6 +44,16 @@ def atomic_bytes(path: Path, data: bytes | memoryview) -> None:
 def atomic_text(path: Path, text: str) -> None:
     """Write ``text`` as UTF-8 to ``path``, atomically; errors as :func:`atomic_path`."""
     atomic_bytes(path, text.encode())
+
+
+def atomic_vectors(path: Path, vectors: Mapping[str, NDArray[Any]]) -> None:
+    """Write named arrays of any layout to ``path`` as safetensors, atomically; errors as :func:`atomic_path`."""
+    # Here: they load numpy, and the command line imports this module to write text.
+    import numpy as np
+    from safetensors.numpy import save
+
+    # ``save`` reads an array's memory as it lies, whatever its strides; ``save_file`` would make a file that its owner alone can read.
+    atomic_bytes(path, save({name: np.asarray(value, order="C") for name, value in vectors.items()}))
 
 
 def _sync(path: Path) -> None:

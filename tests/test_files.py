@@ -3,10 +3,12 @@ from __future__ import annotations
 import errno
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from primia.errors import RunError
-from primia.files import atomic_bytes, atomic_path, atomic_text
+from primia.files import atomic_bytes, atomic_path, atomic_text, atomic_vectors
 
 
 def names(folder: Path) -> list[str]:
@@ -43,6 +45,22 @@ def test_a_full_disk_is_said_with_file_and_reason(tmp_path: Path) -> None:
         temporary.write_text("half")
         raise OSError(errno.ENOSPC, "No space left on device")
     assert names(tmp_path) == []
+
+
+def test_vectors_come_back_whatever_their_layout(tmp_path: Path) -> None:
+    whole = np.arange(12, dtype=np.float32).reshape(3, 4)
+    written = {"across": whole.T, "every other": whole[:, ::2], "scalar": np.array(7, np.int64), "none": whole[:0]}
+    atomic_vectors(tmp_path / "v.safetensors", written)
+    read = load_file(tmp_path / "v.safetensors")
+    assert read.keys() == written.keys() and names(tmp_path) == ["v.safetensors"]
+    for name, value in written.items():
+        np.testing.assert_array_equal(read[name], value, strict=True)
+
+
+def test_vectors_can_be_read_by_those_who_can_read_the_rest(tmp_path: Path) -> None:
+    atomic_text(tmp_path / "a.txt", "a")
+    atomic_vectors(tmp_path / "v.safetensors", {})
+    assert (tmp_path / "v.safetensors").stat().st_mode == (tmp_path / "a.txt").stat().st_mode
 
 
 @pytest.mark.parametrize("place", ["absent/a.txt", "file/a.txt"])

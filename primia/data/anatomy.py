@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
-from scipy.ndimage import gaussian_filter
 
 from primia.data.canvas import Field, Grid, bump, step
 
@@ -178,6 +177,8 @@ def vessels(rng: np.random.Generator, grid: Grid, width: float) -> Field:
             corners = scale * grid.to_pixels(forks.reshape(-1, 2))
             for fork in corners.reshape(len(forks), -1).tolist():
                 pen.line(fork, fill=int(230 * 0.8**generation), width=calibre)
+    from scipy.ndimage import gaussian_filter  # here: it takes a while that runs on real images do not need
+
     tree: Field = gaussian_filter(np.asarray(picture.reduce(scale), dtype=np.float32) / 255, 0.006 * width * grid.pixels)
     return tree
 

@@ -11,7 +11,6 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
-from scipy.ndimage import gaussian_filter
 
 from primia.data.anatomy import Anatomy, Lungs, bones, lungs, soft_tissue, vessels
 from primia.data.canvas import Field, Grid, bump, smooth_noise, step
@@ -86,6 +85,8 @@ def radiograph(anatomy: Anatomy, finding: str, style: Style, rng: np.random.Gene
 
 def _expose(dense: Field, style: Style, rng: np.random.Generator, size: int) -> NDArray[np.uint8]:
     exposure = style.exposure * rng.uniform(0.9, 1.1)
+    from scipy.ndimage import gaussian_filter  # here: it takes a while that runs on real images do not need
+
     light: Field = gaussian_filter(1.0 - np.exp(-exposure * np.maximum(dense, 0.0)), style.blur * len(dense) / 128)
     _stamp_letter(light, style.marker)
     factor = len(dense) // size

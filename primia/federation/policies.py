@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
 
-import numpy as np
-
 from primia.config.settings import FederationSettings
+from primia.data.randomness import stream
 
 
 @dataclass(frozen=True)
@@ -31,9 +29,7 @@ class SiteDraw:
         """Names of the sites that take part, in the given order; all where ``sites_per_round`` is 0 or too large."""
         if not 0 < self.sites_per_round < len(sites):
             return tuple(sites)
-        key = hashlib.sha256(f"draw/{self.seed}/{round_}".encode()).digest()
-        generator = np.random.Generator(np.random.Philox(key=int.from_bytes(key[:16], "big")))
-        chosen = generator.choice(len(sites), size=self.sites_per_round, replace=False)
+        chosen = stream(self.seed, "draw", round_).choice(len(sites), size=self.sites_per_round, replace=False)
         return tuple(sites[index] for index in sorted(chosen))
 
 

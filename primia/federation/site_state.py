@@ -16,7 +16,7 @@ from safetensors.numpy import load_file
 
 from primia.config.settings import FederationSettings
 from primia.federation.update import GlobalModel
-from primia.federation.vectors import save_vectors
+from primia.files import atomic_vectors
 from primia.models.flat import FlatSpec
 from primia.training.learner import Learner
 
@@ -60,8 +60,8 @@ class SiteState:
             arrays |= {_OPTIMIZER + name: value for name, value in learner.optimizer_state().items()}
         if not arrays:
             return
-        self._folder.mkdir(parents=True, exist_ok=True)
-        save_vectors(self._path(round_), arrays)
+        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        atomic_vectors(self._path(round_), arrays)
         self._forget({round_, *(self._latest(wanted) for wanted in keep)})
 
     def _load(self, round_: int) -> dict[str, NDArray[Any]]:

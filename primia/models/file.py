@@ -10,14 +10,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.numpy import save
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from primia.config.settings import ModelSettings
 from primia.data.statistics import Normalisation
 from primia.errors import ModelError
-from primia.files import atomic_bytes, atomic_text
+from primia.files import atomic_text, atomic_vectors
 from primia.models.pretrained import misfit
 from primia.models.registry import build_model
 
@@ -42,7 +41,7 @@ class ModelCard:
 def save_model(folder: Path, card: ModelCard, state: Mapping[str, NDArray[np.float32]]) -> None:
     """Write weights and card, each atomically."""
     document = asdict(card) | {"model": card.model.model_dump(mode="json")}
-    atomic_bytes(folder / _WEIGHTS, save({name: np.ascontiguousarray(value) for name, value in state.items()}))
+    atomic_vectors(folder / _WEIGHTS, state)
     atomic_text(folder / _CARD, json.dumps(document, indent=1) + "\n")
 
 

@@ -10,7 +10,6 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from primia.errors import ModelError
-from primia.models.resnet import imagenet_state
 
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
@@ -25,11 +24,17 @@ def load_pretrained(model: nn.Module, source: str) -> None:
     Raises:
         ModelError: the file is missing or not a weights file, or an entry does not fit the model.
     """
-    state = imagenet_state() if source == "imagenet" else _read(Path(source))
+    state = _imagenet() if source == "imagenet" else _read(Path(source))
     fitted = _fit(state, model.state_dict())
     if wrong := misfit(fitted, model.state_dict()):
         raise ModelError(f"model.pretrained = {source}: {wrong}; give weights of the same network and channels")
     model.load_state_dict(fitted, strict=False)
+
+
+def _imagenet() -> dict[str, Tensor]:
+    from primia.models.resnet import imagenet_state  # here: torchvision takes a second that other weights do not need
+
+    return imagenet_state()
 
 
 def _fit(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -9,7 +9,6 @@ from primia.config.settings import RESNET_SMALLEST_INPUT, ModelSettings
 from primia.errors import ModelError
 from primia.models.convnet import ConvNet
 from primia.models.pretrained import load_pretrained
-from primia.models.resnet import build_resnet18
 
 
 def build_model(settings: ModelSettings, *, classes: int, channels: int, image_size: int, seed: int) -> nn.Module:
@@ -33,4 +32,6 @@ def _initialised(settings: ModelSettings, classes: int, channels: int, image_siz
         return ConvNet(settings, classes=classes, channels=channels, image_size=image_size)
     if image_size < RESNET_SMALLEST_INPUT:
         raise ModelError(f"resnet18 needs images of at least {RESNET_SMALLEST_INPUT} pixels, not {image_size}; set model.name = convnet")
+    from primia.models.resnet import build_resnet18  # here: torchvision takes a second that convnet does not need
+
     return build_resnet18(settings, classes=classes, channels=channels)

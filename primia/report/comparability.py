@@ -9,6 +9,7 @@ from itertools import chain
 from pydantic import ValidationError
 
 from primia.config.effects import unmet_needs
+from primia.config.fields import keys
 from primia.config.settings import Settings
 from primia.report.results import RunResults
 from primia.report.summary import RunSummary
@@ -29,11 +30,14 @@ _FREE_SETTINGS = frozenset(
         "training.evaluation_batch_size",
         "resources.actors",
         "resources.threads",
+        "resources.cpus_per_actor",
+        "resources.gpus_per_actor",
+        *(key for key in keys() if key.startswith("search.")),
     }
 )
 """Settings that say what is compared, or that change no result; the images themselves are compared by their fingerprint."""
 
-_WEIGHTY_PACKAGES = ("primia", "torch", "torchvision", "torchmetrics")
+_WEIGHTY_PACKAGES = ("primia", "torch", "torchvision")
 
 Results = Mapping[str, RunResults]
 
@@ -121,6 +125,7 @@ def _effective(run: RunSummary) -> dict[str, str]:
     """``section.key`` -> value of the settings that act in this run's mode and can change its result."""
     idle = _FREE_SETTINGS | _idle(run)
     flat = {f"{section}.{key}": value for section, values in run.config.items() for key, value in values.items()}
+    flat.pop("search.space", None)
     return {key: "none" if value is None else str(value) for key, value in flat.items() if key not in idle}
 
 

@@ -6,20 +6,13 @@ Pooled metrics are then those of all images together: exactly, except for ROC-AU
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
-from torchmetrics.functional.classification import (
-    multiclass_accuracy,
-    multiclass_f1_score,
-    multiclass_matthews_corrcoef,
-    multiclass_precision,
-    multiclass_recall,
-)
+from torch import nn
 
 from primia.data.shard import Dataset
 from primia.data.statistics import Normalisation
@@ -74,15 +67,15 @@ class Evaluation:
         rest over the classes for which it is defined; None where there is none. ``mcc`` is 0 where only one class is
         seen or predicted; precision, recall and F1 are 0 where they would divide by 0.
         """
-        support = self.confusion.sum(1)
-        present = support > 0
-        precision, recall, f1 = (self._by_class(metric) for metric in (multiclass_precision, multiclass_recall, multiclass_f1_score))
+        counts = self.confusion.astype(np.float64)
+        hits, support, predicted = counts.diagonal(), counts.sum(1), counts.sum(0)
+        precision, recall, f1 = _ratio(hits, predicted), _ratio(hits, support), _ratio(2 * hits, support + predicted)
         return {
             "images": self.images,
             "loss": self.loss_sum / self.images if self.images else None,
-            "accuracy": float(multiclass_accuracy(*self._pairs(), len(support), average="micro")) if self.images else None,
-            "balanced_accuracy": float(recall[present].mean()) if self.images else None,
-            "mcc": self._mcc(),
+            "accuracy": float(hits.sum() / self.images) if self.images else None,
+            "balanced_accuracy": float(recall[support > 0].mean()) if self.images else None,
+            "mcc": _matthews(counts),
             "roc_auc": self._roc_auc(),
             "confusion": self.confusion.tolist(),
             "per_class": {
@@ -90,22 +83,6 @@ class Evaluation:
                 for i, name in enumerate(classes)
             },
         }
-
-    def _pairs(self) -> tuple[Tensor, Tensor]:
-        """Predicted and true class of each image, in no order."""
-        truth, predicted = np.indices(self.confusion.shape).reshape(2, -1)
-        counts = self.confusion.ravel()
-        return torch.from_numpy(np.repeat(predicted, counts)), torch.from_numpy(np.repeat(truth, counts))
-
-    def _by_class(self, metric: Callable[..., Tensor]) -> NDArray[np.float64]:
-        classes = len(self.confusion)
-        return metric(*self._pairs(), classes, average=None).double().numpy() if self.images else np.zeros(classes)
-
-    def _mcc(self) -> float:
-        # With two classes and one of them absent torchmetrics gives values like 0.41.
-        if min(np.count_nonzero(self.confusion.sum(axis)) for axis in (0, 1)) < 2:
-            return 0.0
-        return float(multiclass_matthews_corrcoef(*self._pairs(), len(self.confusion)))
 
     def _roc_auc(self) -> float | None:
         """Macro mean over classes of P(score of an own image > of another) + P(equal bin) / 2."""
@@ -115,6 +92,19 @@ class Evaluation:
             if pairs:
                 areas.append((own * (np.cumsum(other) - other / 2)).sum() / pairs)
         return float(np.mean(areas)) if areas else None
+
+
+def _ratio(part: NDArray[np.float64], whole: NDArray[np.float64]) -> NDArray[np.float64]:
+    """``part / whole``, 0 where ``whole`` is 0."""
+    return np.divide(part, whole, out=np.zeros_like(whole), where=whole > 0)
+
+
+def _matthews(counts: NDArray[np.float64]) -> float:
+    """Correlation of truth and prediction over any number of classes (Gorodkin, Comput. Biol. Chem. 2004); 0 where one is constant."""
+    truth, predicted, images = counts.sum(1), counts.sum(0), counts.sum()
+    covariance = images * counts.trace() - truth @ predicted
+    variances = (images**2 - truth @ truth) * (images**2 - predicted @ predicted)
+    return float(covariance / np.sqrt(variances)) if variances else 0.0
 
 
 def _bins(log_scores: NDArray[np.float64]) -> NDArray[np.int64]:

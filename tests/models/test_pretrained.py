@@ -9,7 +9,6 @@ from torch import nn
 
 from primia.config.settings import ModelSettings
 from primia.errors import ModelError
-from primia.models import pretrained
 from primia.models.registry import build_model
 
 
@@ -62,7 +61,7 @@ def test_batch_statistics_are_left_out_where_the_model_has_group_normalisation(t
 
 def test_imagenet_weights_keep_everything_but_the_head(monkeypatch: pytest.MonkeyPatch) -> None:
     source = build(seed=7, classes=1000, channels=3, name="resnet18")
-    monkeypatch.setattr(pretrained, "imagenet_state", source.state_dict)
+    monkeypatch.setattr("primia.models.resnet.imagenet_state", source.state_dict)
     loaded = build("imagenet", channels=3, name="resnet18")
     assert set(source.state_dict()) - same_named(loaded, source) == {"fc.weight", "fc.bias"}
 

@@ -7,9 +7,12 @@ from time import perf_counter
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 from sklearn import metrics as sk
 from torch import nn
+from torchmetrics.functional import classification as tm
 
 from primia.data.statistics import Normalisation
 from primia.training.errors import NonFiniteLoss
@@ -51,6 +54,41 @@ def test_metrics_are_those_of_scikit_learn(classes: int, signal: float) -> None:
     columns = sk.precision_recall_fscore_support(labels, predicted, zero_division=0)
     for name, *row in zip(names(classes), *columns, strict=True):
         assert list(result["per_class"][name].values()) == pytest.approx(row), name  # type: ignore[index]
+
+
+def by_torchmetrics(confusion: NDArray[np.int64]) -> dict[str, list[float]]:
+    """What another implementation makes of every image."""
+    classes = len(confusion)
+    truth, predicted = (torch.from_numpy(np.repeat(index, confusion.ravel())) for index in np.indices(confusion.shape).reshape(2, -1))
+    by_class = {"precision": tm.multiclass_precision, "recall": tm.multiclass_recall, "f1": tm.multiclass_f1_score}
+    found = {name: metric(predicted, truth, classes, average=None).tolist() for name, metric in by_class.items()}
+    found["accuracy"] = [tm.multiclass_accuracy(predicted, truth, classes, average="micro").item()]
+    # With two classes and one of them absent torchmetrics gives values like 0.41.
+    correlated = min(np.count_nonzero(confusion.sum(axis)) for axis in (0, 1)) > 1
+    found["mcc"] = [tm.multiclass_matthews_corrcoef(predicted, truth, classes).item() if correlated else 0.0]
+    return found
+
+
+def confusions() -> st.SearchStrategy[NDArray[np.int64]]:
+    """Of 2 to 5 classes; many without images, without predictions, or with one image in all."""
+    count = st.one_of(st.just(0), st.integers(0, 40))
+    square = st.integers(2, 5).flatmap(lambda classes: st.lists(count, min_size=classes**2, max_size=classes**2))
+    return square.map(lambda counts: np.array(counts, np.int64).reshape(round(len(counts) ** 0.5), -1)).filter(np.any)
+
+
+@given(confusions())
+def test_metrics_of_any_confusion_are_those_of_torchmetrics(confusion: NDArray[np.int64]) -> None:
+    classes = len(confusion)
+    result = Evaluation(confusion, Evaluation.empty(classes).histograms, 0.0).metrics(names(classes))
+    per_class = list(result["per_class"].values())  # type: ignore[attr-defined]
+    found = {name: [each[name] for each in per_class] for name in ("precision", "recall", "f1")}
+    found |= {name: [result[name]] for name in ("accuracy", "mcc")}
+    assert found == {name: pytest.approx(values, abs=1e-6) for name, values in by_torchmetrics(confusion).items()}
+
+
+def test_mcc_holds_where_products_of_counts_do_not_fit_into_64_bits() -> None:
+    confusion = np.array([[3, 1], [1, 3]], np.int64) * 10**8
+    assert Evaluation(confusion, Evaluation.empty(2).histograms, 0.0).metrics("ab")["mcc"] == 0.5
 
 
 @pytest.mark.parametrize("images", [200, 2000])
