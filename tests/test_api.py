@@ -15,7 +15,7 @@ import pytest
 
 import primia
 from primia import api
-from primia.api import inference, training
+from primia.api import inference, preparation, training
 from primia.config.settings import ModelSettings, Settings
 from primia.data.demo import demo_catalogue
 from primia.data.export import demo_tree
@@ -80,7 +80,7 @@ def test_a_bad_image_is_named_or_skipped(run: Path, images: Path) -> None:
 
 
 def test_a_resume_with_other_settings_says_which_differ(tmp_path: Path) -> None:
-    stored = training._resolved(Settings.model_validate({"run": {"name": "a", "output": tmp_path}}))
+    stored = preparation.resolved(Settings.model_validate({"run": {"name": "a", "output": tmp_path}}))
     RunFolder.create(tmp_path / "a", stored, "f")
     assert training._resumed_settings(None, tmp_path / "a") == stored
     assert training._resumed_settings(Settings(), tmp_path / "a") == stored, "where the run lies is no difference"
@@ -95,9 +95,9 @@ def test_an_output_that_cannot_be_written_is_refused_before_any_work(tmp_path: P
 
 
 def test_names_tell_what_was_run() -> None:
-    assert training._name(Settings()).startswith("demo-convnet-federated-2")
+    assert preparation.run_name(Settings()).startswith("demo-convnet-federated-2")
     local = Settings.model_validate({"run": {"mode": "local", "site": "b"}, "data": {"source": "folder", "path": "x/chest"}})
-    assert training._name(local).startswith("chest-convnet-local-b-2")
+    assert preparation.run_name(local).startswith("chest-convnet-local-b-2")
 
 
 def job_events(*lines: str) -> tuple[inference._JobEvents, list[dict[str, object]]]:
@@ -135,7 +135,7 @@ def test_a_job_that_ends_without_a_result_is_an_error(lines: tuple[str, ...]) ->
 @pytest.fixture
 def finished(run: Path, tmp_path: Path) -> Path:
     """The run folder with settings, as training leaves it."""
-    settings = training._resolved(Settings.model_validate({"run": {"name": "done", "output": tmp_path}, "inference": {"pipeline": 5}}))
+    settings = preparation.resolved(Settings.model_validate({"run": {"name": "done", "output": tmp_path}, "inference": {"pipeline": 5}}))
     folder = RunFolder.create(tmp_path / "done", settings, "f")
     for file in run.iterdir():
         file.rename(folder.path / file.name)

@@ -26,10 +26,11 @@ from primia.cluster.session import ray_session
 from primia.config.settings import Settings
 from primia.data.shard import Dataset
 from primia.data.statistics import PixelSums
+from primia.federation.actors import Actors, WorkerOptions
 from primia.federation.checkpoint import Checkpoints, RunState
 from primia.federation.events import RoundFinished
 from primia.federation.exchange import Charter, Session
-from primia.federation.hosts import RayHosts, WorkerOptions
+from primia.federation.hosts import RayHosts
 from primia.federation.member import Member
 from primia.federation.plan import SitePlan, assign_hosts
 from primia.federation.rounds import RoundLoop
@@ -127,7 +128,7 @@ def measure(
     run = RunFolder.create(folder / f"{name}-{protection}", settings, "none")
     setup = RunSetup(settings, plans, CLASSES, 1, image_size, True, (), (), "cpu", run.path, time(), 0.0)
     options = WorkerOptions(cpus=round(cpus / sites * 0.99, 3), gpus=0, threads=1, worker=worker)
-    hosts = RayHosts(assign_hosts(plans, sites), options, 600.0, Flag())
+    hosts = RayHosts(Actors(assign_hosts(plans, sites), options), 600.0, Flag())
     prepared = prepare_run(setup, hosts, Identity.generate(settings.federation.identity))
     loop = RoundLoop(setup, prepared, Checkpoints(run.checkpoints, 2), RunState(prepared.initial))
     seconds, last = [], perf_counter()
@@ -136,7 +137,7 @@ def measure(
             now = perf_counter()
             seconds.append(now - last)
             last = now
-    hosts.close()
+    hosts.close(setup.charter_id)
     return {"median_s": statistics.median(seconds[2:-1]), "worst_s": max(seconds[2:-1]), "vector_bytes": prepared.initial.nbytes}
 
 

@@ -5,6 +5,19 @@ from __future__ import annotations
 from primia.api.audits import audit
 from primia.api.evaluation import evaluate
 from primia.api.inference import EncryptedOptions, agreement, infer, infer_encrypted, prepare_keys
+from primia.api.search import Sweep, tune
 from primia.api.training import Run, train
 
-__all__ = ["EncryptedOptions", "Run", "agreement", "audit", "evaluate", "infer", "infer_encrypted", "prepare_keys", "train"]
+__all__ = [
+    "EncryptedOptions",
+    "Run",
+    "Sweep",
+    "agreement",
+    "audit",
+    "evaluate",
+    "infer",
+    "infer_encrypted",
+    "prepare_keys",
+    "train",
+    "tune",
+]

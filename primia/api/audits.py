@@ -6,7 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from primia.api.training import Run, run_data
+from primia.api.training import Run
+from primia.federation.run_data import run_data
 
 if TYPE_CHECKING:
     from primia.privacy.attacks.subject import Subject

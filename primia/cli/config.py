@@ -60,10 +60,20 @@ def _description(settings: Settings) -> str:
     what = f"local run of site {run.site}" if run.mode == "local" else f"{run.mode} run"
     images = f"images in {data.path}" if data.source == "folder" else f"the {data.source} images"
     length = _count(federation.sync_every_n_batch, "batch", "es") or _count(federation.local_epochs, "epoch")
+    search = f"; {_search(settings)}" if settings.search.space else ""
     return (
         f"{what}: {settings.model.name} on {images} at {data.image_size} pixels, {_count(federation.rounds, 'round')} of {length}, "
-        f"into {run.output / run.name if run.name else f'a new folder in {run.output}'}"
+        f"into {run.output / run.name if run.name else f'a new folder in {run.output}'}{search}"
     )
+
+
+def _search(settings: Settings) -> str:
+    """A search in a few words; its space is checked."""
+    from primia.search.space import Space
+
+    search, number = settings.search, len(Space.of(settings).names)
+    ended = f" with {search.scheduler}" if search.scheduler != "none" else ""
+    return f"a search over {_count(number, 'setting')}, {_count(search.trials, 'trial')} by {search.algorithm}{ended}"
 
 
 def _count(number: int, noun: str, plural: str = "s") -> str:

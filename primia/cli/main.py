@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 import primia
-from primia.cli import audit, config, data, evaluate, infer, party, report, site, train
+from primia.cli import audit, config, data, evaluate, infer, party, report, site, train, tune
 from primia.errors import PrimiaError
 
 app = typer.Typer(
@@ -19,6 +19,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(train.train)
+app.command()(tune.tune)
 app.command()(evaluate.evaluate)
 app.command()(infer.infer)
 app.command()(report.compare)

@@ -3,16 +3,35 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
 
-def report(run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run.")]) -> None:
-    """Write a run's report.html anew, and show its tables.
+    from primia.search.page import Sweep
+
+
+TRIAL_LIMIT = 10
+"""Trials of a sweep that the terminal shows."""
+
+
+def report(path: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run, or of a sweep, finished or not.")]) -> None:
+    """Write report.html of a run or a sweep anew, and show its tables.
 
     Example: primia-ray report runs/first
     """
+    from primia.search.folder import SweepFolder
+
+    if SweepFolder.is_sweep(path):
+        _report_sweep(path)
+    else:
+        _report_run(path)
+
+
+def _report_run(run: Path) -> None:
     from rich.console import Console
 
     from primia.report.page import write_report
@@ -26,8 +45,70 @@ def report(run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a 
     console.print(class_table(results.summary))
     console.print(round_table(results.rounds, results.summary.best_round))
     console.print(communication_table(results.summary))
-    console.print(f"wrote  {path}", markup=False, highlight=False, soft_wrap=True)
+    _say_written(console, path)
     console.print("next   primia-ray compare RUN...     put runs side by side", highlight=False, soft_wrap=True)
+
+
+def _report_sweep(path: Path) -> None:
+    import shlex
+
+    from rich.console import Console
+
+    from primia.search.folder import SweepFolder
+    from primia.search.page import Sweep, headline, status, write_sweep_report
+
+    page = write_sweep_report(path)
+    folder = SweepFolder(path)
+    sweep = Sweep.read(folder)
+    console = Console()
+    console.print(headline(sweep), markup=False, highlight=False)
+    if sweep.summary.status != "complete":
+        console.print(status(sweep.summary), markup=False, highlight=False)
+    console.print(trial_table(sweep))
+    _say_written(console, page)
+    files = {
+        folder.table: "a row for each trial",
+        folder.summary: "the result",
+        folder.best: "settings of the best trial",
+        folder.log: "what happened, with tracebacks",
+    }
+    for file, what in files.items():
+        if file.is_file():
+            console.print(f"       {file.name:<14} {what}", markup=False, highlight=False, soft_wrap=True)
+    if folder.best.is_file():
+        console.print(f"next   primia-ray train --config {shlex.quote(str(folder.best))}", markup=False, highlight=False, soft_wrap=True)
+
+
+def trial_table(sweep: Sweep, limit: int = TRIAL_LIMIT) -> Table:
+    """The best trials of a sweep, with the parameters that have taken several values; causes of failures below their trials."""
+    from rich import box
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    from primia.report import format as fmt
+    from primia.search.importance import text_of, varied_parameters
+
+    varied = [parameter.name for parameter in varied_parameters(sweep.records, sweep.settings.search.space)]
+    second = sweep.settings.search.second_objective
+    table = Table(box=box.SIMPLE_HEAD, title="trials, best first", title_justify="left", title_style="bold", pad_edge=False)
+    for heading in ("trial", "state", "MCC", *([second] if second != "none" else []), "rounds", "time"):
+        table.add_column(heading, justify="left" if heading == "state" else "right", no_wrap=True)
+    table.add_column("settings")
+    for record in sweep.ranked[:limit]:
+        settings = ", ".join(f"{name.split('.')[1]} {text_of(record.parameters[name])}" for name in varied if name in record.parameters)
+        cells = [str(record.number), str(record.state), fmt.score(record.value)]
+        cells += [sweep.second_text(record.second)] if second != "none" else []
+        cells += [str(record.rounds), fmt.duration(record.seconds)]
+        lines = [Text(settings, no_wrap=True, overflow="ellipsis"), *([Text(record.cause, style="dim")] if record.cause else [])]
+        table.add_row(*cells, Group(*lines), style="bold" if record is sweep.best else "")
+    if len(sweep.records) > limit:
+        table.caption, table.caption_justify = f"and {fmt.plural(len(sweep.records) - limit, 'more trial')} on the page", "left"
+    return table
+
+
+def _say_written(console: Console, path: Path) -> None:
+    console.print(f"wrote  {path}", markup=False, highlight=False, soft_wrap=True)
 
 
 def compare(
@@ -52,4 +133,4 @@ def compare(
     console.print(comparison_output.comparison_table(comparison))
     if output:
         comparison_output.write_comparison(comparison, output)
-        console.print(f"wrote  {output}", markup=False, highlight=False, soft_wrap=True)
+        _say_written(console, output)

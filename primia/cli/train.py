@@ -45,13 +45,13 @@ def train(
         flags["run.dry_run"] = "yes"
     overrides = [f"{key}={value}" for key, value in (flags | {"data.on_bad_image": on_bad_image}).items() if value is not None]
     console = Console()
-    settings = _settings(console, config, data, [*(sets or []), *overrides], resume)
+    settings = read_settings(console, config, data, [*(sets or []), *overrides], resume)
     with TrainingDisplay(console) as display:
         run = api.train(settings, resume=resume, address=address, on_event=display.show, on_pack=display.pack)
     _show_result(console, run)
 
 
-def _settings(console: Console, config: Path | None, data: Path | None, overrides: list[str], resume: Path | None) -> Settings | None:
+def read_settings(console: Console, config: Path | None, data: Path | None, overrides: list[str], resume: Path | None) -> Settings | None:
     """Settings from file and flags; None where a run is resumed just as it was started."""
     from rich.markup import escape
 
@@ -83,7 +83,7 @@ def _show_result(console: Console, run: Run) -> None:
     console.print()
     console.print(metrics_table(summary))
     console.print(class_table(summary))
-    path = escape(_relative(run.path))
+    path = escape(relative(run.path))
     console.print(f"privacy     {RunSummary.of(summary).privacy.in_short}", soft_wrap=True, highlight=False)
     console.print(f"run folder  {path}", soft_wrap=True, highlight=False)
     console.print(f"report      {path}/report.html", soft_wrap=True, highlight=False)
@@ -98,7 +98,8 @@ def _show_result(console: Console, run: Run) -> None:
     )
 
 
-def _relative(path: Path) -> str:
+def relative(path: Path) -> str:
+    """A path as it is typed from here."""
     try:
         return str(path.relative_to(Path.cwd()))
     except ValueError:

@@ -24,7 +24,7 @@ from time import monotonic, sleep
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 
-from primia.cluster.session import _environment
+from primia.cluster.session import set_environment
 from primia.errors import ClusterError
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def run_job(
     variables = os.environ if environment is None else environment
     token = find_token(variables)
     check_job_api(url, token)
-    with _environment(_without_proxy(url)):
+    with set_environment(_without_proxy(url)):
         client = _client(url, token)
         job, command = f"primia-{secrets.token_hex(6)}", shlex.join(entrypoint)
         output = JobOutput(f"Running entrypoint for job {job}: {command}\n", on_line)
@@ -260,7 +260,7 @@ def _client(url: str, token: str | None) -> JobSubmissionClient:
     # It tells of a connection that closed, which the one line of the error says better.
     logging.getLogger("ray.dashboard.modules.job.sdk").setLevel(logging.ERROR)
     try:
-        with _CLIENT_LOCK, _environment({"RAY_API_SERVER_ADDRESS": url}):
+        with _CLIENT_LOCK, set_environment({"RAY_API_SERVER_ADDRESS": url}):
             return JobSubmissionClient(url, headers=_headers(token))
     except (RayError, *_FAILED_REQUEST) as error:
         raise ClusterError(

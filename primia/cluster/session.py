@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from primia.errors import ClusterError
 
@@ -26,33 +27,36 @@ _CONNECT_S = 5.0
 
 @dataclass(frozen=True)
 class ClusterResources:
-    """What a cluster offers in all."""
+    """What a cluster offers in all, and where its dashboard is (empty where it has none), with the file of the token that opens it."""
 
     cpus: int
     gpus: int
+    dashboard_url: str = ""
+    token: str = ""
 
 
 @contextmanager
-def ray_session(address: str | None = None, *, store_bytes: int = 0) -> Iterator[ClusterResources]:
+def ray_session(address: str | None = None, *, store_bytes: int = 0, dashboard: bool = False) -> Iterator[ClusterResources]:
     """Start a local cluster, or attach to the one at ``address``; leaves no process of its own behind.
 
-    ``store_bytes``: object store wanted for a local cluster; it is kept between 256 MiB and 40 % of shared memory.
+    ``store_bytes``: object store wanted for a local cluster; it is kept between 256 MiB and 40 % of shared memory. ``dashboard``: whether a
+    local cluster has one.
 
     Raises:
         ClusterError: the cluster cannot be reached or started.
     """
     with tempfile.TemporaryDirectory(prefix="primia-") as folder:
         variables = dict(_QUIET) if address else _QUIET | _own_token(Path(folder))
-        with _environment(variables):
+        with set_environment(variables):
             if address:
                 _check_reachable(address)
             import ray  # after the variables: Ray reads some of them when it is imported
 
             _reread_authentication()
-            _init(ray, address, store_bytes)
+            url = _init(ray, address, store_bytes, dashboard=dashboard)
             try:
                 total = ray.cluster_resources()  # type: ignore[no-untyped-call]
-                yield ClusterResources(cpus=int(total.get("CPU", 1)), gpus=int(total.get("GPU", 0)))
+                yield ClusterResources(int(total.get("CPU", 1)), int(total.get("GPU", 0)), url, os.environ.get("RAY_AUTH_TOKEN_PATH", ""))
             finally:
                 ray.shutdown()
 
@@ -80,14 +84,15 @@ def _check_reachable(address: str) -> None:
         ) from None
 
 
-def _init(ray: object, address: str | None, store_bytes: int) -> None:
+def _init(ray: Any, address: str | None, store_bytes: int, *, dashboard: bool) -> str:
+    """Start or attach; the dashboard's URL."""
     options: dict[str, object] = {"log_to_driver": False, "logging_level": "ERROR", "namespace": "primia"}
     if address:
         options["address"] = address
     else:
-        options |= {"address": "local", "include_dashboard": False, "object_store_memory": _store(store_bytes)}
+        options |= {"address": "local", "include_dashboard": dashboard, "object_store_memory": _store(store_bytes)}
     try:
-        ray.init(**options)  # type: ignore[attr-defined]
+        host = ray.init(**options).dashboard_url
     except (ConnectionError, ValueError, RuntimeError, OSError) as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         if address:
@@ -96,6 +101,7 @@ def _init(ray: object, address: str | None, store_bytes: int) -> None:
                 "RAY_AUTH_TOKEN_PATH name the cluster's token where it asks for one"
             ) from None
         raise ClusterError(f"cannot start Ray on this machine: {first}") from error
+    return f"http://{host}" if host else ""
 
 
 def _own_token(folder: Path) -> dict[str, str]:
@@ -113,7 +119,8 @@ def _store(wanted: int) -> int:
 
 
 @contextmanager
-def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+def set_environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """These environment variables, and afterwards those that were before."""
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:

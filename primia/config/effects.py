@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from primia.config.fields import keys, render, value_of
@@ -69,8 +69,22 @@ NEEDS = (
     Need("secure_aggregation.seal", "secure_aggregation.enabled", (False,)),
     *(Need(f"secure_aggregation.{key}", "run.mode", ("federated",)) for key in _OF_AGGREGATION),
     *(Need(f"secure_aggregation.{key}", "secure_aggregation.enabled", (True,)) for key in _OF_AGGREGATION),
+    Need("search.random_trials", "search.algorithm", ("tpe",)),
+    Need("search.grace", "search.scheduler", ("asha", "median", "pbt")),
+    Need("search.reduction", "search.scheduler", ("asha",)),
+    Need("search.max_epsilon", "privacy.unit", _PRIVATE),
     Need("resources.actors", "run.mode", ("federated",)),
 )
+
+
+def needs_of(key: str) -> list[Need]:
+    """What one key needs to have an effect."""
+    return [need for need in NEEDS if need.key == key]
+
+
+def has_effect(key: str, look: Callable[[str], object]) -> bool:
+    """Whether a key has an effect, ``look`` giving the value of any key."""
+    return all(look(need.other) in need.values for need in needs_of(key))
 
 
 def unmet_needs(settings: Settings, among: Iterable[str] | None = None) -> dict[str, Need]:
@@ -80,11 +94,17 @@ def unmet_needs(settings: Settings, among: Iterable[str] | None = None) -> dict[
 
 
 def ineffective(settings: Settings, explicit: frozenset[str]) -> list[str]:
-    """One line for each explicitly given ``section.key`` that has no effect, in the order of the settings."""
-    unmet = unmet_needs(settings, explicit)
-    return [_line(settings, unmet[key]) for key in keys() if key in unmet]
+    """One line for each explicitly given ``section.key`` that has no effect, in the order of the settings, and for such a searched one.
+
+    Where what it needs is searched itself, it can have an effect.
+    """
+    given = {key: f"{key} = {render(value_of(settings, key))}" for key in keys() if key in explicit}
+    searched = {key: f"[search] {key}" for key in settings.search.space}
+    return [*_lines(settings, given), *_lines(settings, searched)]
 
 
-def _line(settings: Settings, need: Need) -> str:
-    given, actual = render(value_of(settings, need.key)), render(value_of(settings, need.other))
-    return f"{need.key} = {given} has no effect: it needs {need}, not {actual}"
+def _lines(settings: Settings, said: Mapping[str, str]) -> Iterator[str]:
+    for key, words in said.items():
+        unmet = [need for need in needs_of(key) if not need.is_met(settings) and need.other not in settings.search.space]
+        if unmet:
+            yield f"{words} has no effect: it needs {unmet[0]}, not {render(value_of(settings, unmet[0].other))}"

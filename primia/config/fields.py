@@ -13,15 +13,22 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
 from primia.config.settings import Section, Settings
 
 SECTIONS: Mapping[str, type[Section]] = {name: type(section) for name, section in Settings()}
 
+SPACE = "search.space"
+"""The one field that is no key: it is given as settings by their whole names, beside the keys of its section."""
+
 _KINDS = {"integer": "a whole number", "number": "a number", "boolean": "yes or no", "array": "names, comma-separated"}
 _BOUNDS = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
-_QUOTED = r'"(?:[^"]|"")*"'
-_VALUE = re.compile(rf"(?:{_QUOTED}|(?!(?:^|\s)[#;]).)*")
-_ITEM = re.compile(rf"\s*({_QUOTED}|[^,]*?)\s*(?:,|$)")
+QUOTED = r'"(?:[^"]|"")*"'
+"""A pattern of what stands in double quotes, a double quote within being written twice."""
+
+_VALUE = re.compile(rf"(?:{QUOTED}|(?!(?:^|\s)[#;]).)*")
+_ITEM = re.compile(rf"\s*({QUOTED}|[^,]*?)\s*(?:,|$)")
 
 
 @dataclass(frozen=True)
@@ -36,7 +43,12 @@ class Form:
 
 def keys() -> list[str]:
     """All ``section.key`` in the order of the settings."""
-    return [f"{name}.{key}" for name, section in SECTIONS.items() for key in section.model_fields]
+    return [key for section in SECTIONS for key in keys_of(section)]
+
+
+def keys_of(section: str) -> list[str]:
+    """The ``section.key`` of one section."""
+    return [key for name in SECTIONS[section].model_fields if (key := f"{section}.{name}") != SPACE]
 
 
 def value_of(settings: Settings, key: str) -> object:
@@ -84,11 +96,29 @@ def parse(text: str, key: str) -> object:
     """
     form = form_of(key)
     if form.kind == "array":
-        return [_unquoted(item) for item in _items(text)]
-    text = _unquoted(text)
+        return [unquoted(item) for item in items(text)]
+    text = unquoted(text)
     if form.kind == "path" and text.startswith("~/"):
         return Path(text).expanduser()
     return next((choice for choice in form.choices if str(choice) == text), text)
+
+
+def read(text: str, key: str) -> object:
+    """The value that ``text`` gives ``section.key``.
+
+    Raises:
+        ValueError: it is not allowed there.
+    """
+    try:
+        return _adapter(key).validate_python(parse(text, key))
+    except ValidationError:
+        raise ValueError(f"{text or 'an empty value'} is not allowed: {form_of(key).allowed}") from None
+
+
+@cache
+def _adapter(key: str) -> TypeAdapter[object]:
+    section, name = key.split(".")
+    return TypeAdapter(SECTIONS[section].model_fields[name].rebuild_annotation(), config=ConfigDict(allow_inf_nan=False))
 
 
 def render(value: object) -> str:
@@ -98,10 +128,10 @@ def render(value: object) -> str:
     if isinstance(value, tuple):
         return ", ".join(_quoted(str(item)) if {",", '"'} & set(str(item)) else render(item) for item in value)
     text = "" if value is None else str(value)
-    return text if text == _unquoted(uncomment(text)) else _quoted(text)
+    return text if text == unquoted(uncomment(text)) else _quoted(text)
 
 
-def _items(text: str) -> Iterator[str]:
+def items(text: str) -> Iterator[str]:
     """The comma-separated parts of ``text``; a comma in double quotes separates nothing."""
     end = 0
     while found := _ITEM.match(text, end):
@@ -115,5 +145,6 @@ def _quoted(text: str) -> str:
     return '"' + text.replace('"', '""') + '"'
 
 
-def _unquoted(text: str) -> str:
-    return text[1:-1].replace('""', '"') if re.fullmatch(_QUOTED, text) else text
+def unquoted(text: str) -> str:
+    """What stands in double quotes where the whole text does, else the text."""
+    return text[1:-1].replace('""', '"') if re.fullmatch(QUOTED, text) else text

@@ -17,12 +17,15 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from primia.config.effects import ineffective, unmet_needs
-from primia.config.fields import SECTIONS, form_of, keys, parse, render, uncomment, value_of
+from primia.config.fields import SECTIONS, form_of, keys, keys_of, parse, render, uncomment, unquoted, value_of
 from primia.config.primia_names import NEW_NAMES, PRIMIA_SECTIONS
 from primia.config.settings import Settings
 from primia.errors import ConfigError
 
 OVERRIDE = "--set"
+_IN_SPACE = "search."
+"""What stands before a searched setting's whole name."""
+
 _DEFAULTS = Settings()
 
 
@@ -59,28 +62,57 @@ def dump_config(settings: Settings) -> str:
     """
     unmet = unmet_needs(settings)
     lines = ["# Every key is explained in docs/configuration.md, or by: primia-ray config reference"]
-    for name, section in SECTIONS.items():
-        lines += ["", f"[{name}]"] if section.model_fields else []
-        for key in (f"{name}.{field}" for field in section.model_fields):
+    for name in SECTIONS:
+        lines += ["", f"[{name}]"]
+        for key in keys_of(name):
             value = value_of(settings, key)
             line = f"{key.split('.')[1]} = {render(value)}".rstrip()
             idle = key in unmet and value == value_of(_DEFAULTS, key)
             lines.append(f"# {line}   (no effect: needs {unmet[key]})" if idle else line)
+        if name == "search":
+            lines += [f"{key} = {render(text)}" for key, text in settings.search.space.items()]
     return "\n".join(lines) + "\n"
 
 
 def differences(a: Settings, b: Settings) -> list[str]:
-    """One line ``section.key: old -> new`` for each setting in which ``a`` and ``b`` differ; empty is shown as ``(empty)``."""
-    pairs = ((key, value_of(a, key), value_of(b, key)) for key in keys())
+    """One line ``section.key: old -> new`` for each setting in which ``a`` and ``b`` differ; empty is shown as ``(empty)``.
+
+    Of a searched setting ``search.section.key`` is the text that says where its values come from.
+    """
+    olds, news = _flat(a), _flat(b)
+    pairs = ((key, olds.get(key), news.get(key)) for key in olds | news)
     return [f"{key}: {render(old) or '(empty)'} -> {render(new) or '(empty)'}" for key, old, new in pairs if old != new]
+
+
+def _flat(settings: Settings) -> dict[str, object]:
+    return {key: value_of(settings, key) for key in keys()} | {_IN_SPACE + key: text for key, text in settings.search.space.items()}
+
+
+def unknown(key: str) -> str | None:
+    """What is wrong with a name that should be a ``section.key``, with the nearest known one; None where it is one."""
+    section, _, name = key.partition(".")
+    if key in NEW_NAMES:
+        new_section, new_name = NEW_NAMES[key].split(".")
+        return f"{key} is PriMIA's name; it is {new_name} in section [{new_section}] now ({NEW_NAMES[key]})"
+    if section in PRIMIA_SECTIONS:
+        return f"{key} is a setting of PriMIA's that has no counterpart; leave it out"
+    if section not in SECTIONS:
+        return _unknown_section(section)
+    return None if key in keys_of(section) else f"unknown key {key}; {_nearest(name, section)}"
+
+
+def fault(error: ErrorDetails) -> str:
+    """What is wrong with typed values: one is out of bounds, or (where the location is no key) settings contradict each other."""
+    key = ".".join(map(str, error["loc"][:2]))
+    return f"{key} = {render(error['input'])}: must be {form_of(key).allowed}" if key in keys() else str(error["ctx"]["error"])
 
 
 def _from_file(path: Path) -> dict[str, _Given]:
     parser = _parsed(path)
     given = {}
     for section in parser.sections():
-        if not parser.options(section):
-            _check_section(section, str(path))
+        if section not in SECTIONS and not parser.options(section):
+            raise ConfigError(f"{path}: {_unknown_section(section)}")
         for name, text in parser.items(section):
             if "\n" in text:
                 raise ConfigError(f"{path}: [{section}] the line after {name} is indented; a key begins its line and a value ends with it")
@@ -120,45 +152,47 @@ def _from_overrides(overrides: Iterable[str]) -> dict[str, _Given]:
     given = {}
     for override in overrides:
         key, equals, text = override.partition("=")
-        if not equals or key.count(".") != 1:
+        if not equals or (_searched(key) or key).count(".") != 1:
             raise ConfigError(f"{OVERRIDE} {override}: write it as section.key=value, for example {OVERRIDE} training.batch_size=16")
         given[key.strip()] = _Given(text.strip(), OVERRIDE)
     return given
 
 
 def _check_known(key: str, origin: str) -> None:
-    section, _, name = key.partition(".")
-    if key in NEW_NAMES:
-        new_section, new_name = NEW_NAMES[key].split(".")
-        raise ConfigError(f"{origin}: {key} is PriMIA's name; it is {new_name} in section [{new_section}] now ({NEW_NAMES[key]})")
-    if section in PRIMIA_SECTIONS:
-        raise ConfigError(f"{origin}: {key} is a setting of PriMIA's that has no counterpart; leave it out")
-    _check_section(section, origin)
-    known = SECTIONS[section].model_fields
-    if name not in known:
-        raise ConfigError(f"{origin}: unknown key {key}; {_nearest(name, section, known)}")
+    """The name of a setting, or of a searched one: ``search.section.key``."""
+    searched = _searched(key)
+    wrong = unknown(searched or key)
+    if wrong:
+        raise ConfigError(f"{origin}: {'[search] ' if searched else ''}{wrong}")
 
 
-def _check_section(section: str, origin: str) -> None:
-    if section not in SECTIONS:
-        near = difflib.get_close_matches(section.lower(), SECTIONS, n=1)
-        hint = f"did you mean [{near[0]}]? " if near else ""
-        raise ConfigError(f"{origin}: unknown section [{section}]; {hint}sections: {', '.join(SECTIONS)}")
+def _searched(key: str) -> str:
+    """The ``section.key`` of ``search.section.key``; empty for a key of another shape."""
+    name = key.removeprefix(_IN_SPACE)
+    return name if key.startswith(_IN_SPACE) and "." in name else ""
 
 
-def _nearest(name: str, section: str, known: Iterable[str]) -> str:
+def _unknown_section(section: str) -> str:
+    near = difflib.get_close_matches(section.lower(), SECTIONS, n=1)
+    hint = f"did you mean [{near[0]}]? " if near else ""
+    return f"unknown section [{section}]; {hint}sections: {', '.join(SECTIONS)}"
+
+
+def _nearest(name: str, section: str) -> str:
     """The nearest known key: called just so in another section, else alike in this one, else all of this one."""
-    here = {key: f"{section}.{key}" for key in known}
+    here = {key.removeprefix(f"{section}."): key for key in keys_of(section)}
     elsewhere = [key for key in keys() if key.endswith(f".{name.lower()}")]
     near = elsewhere or [here[key] for key in difflib.get_close_matches(name.lower(), here, n=1)]
-    return f"did you mean {' or '.join(near)}?" if near else f"keys of [{section}]: {', '.join(here) or 'none yet'}"
+    return f"did you mean {' or '.join(near)}?" if near else f"keys of [{section}]: {', '.join(here)}"
 
 
 def _validated(given: Mapping[str, _Given], where: str) -> Settings:
-    tree: dict[str, dict[str, object]] = {}
+    space = {searched: unquoted(value.text) for key, value in given.items() if (searched := _searched(key))}
+    tree: dict[str, dict[str, object]] = {"search": {"space": space}}
     for key, value in given.items():
-        section, name = key.split(".")
-        tree.setdefault(section, {})[name] = parse(value.text, key)
+        if not _searched(key):
+            section, name = key.split(".")
+            tree.setdefault(section, {})[name] = parse(value.text, key)
     try:
         return Settings.model_validate(tree)
     except ValidationError as error:

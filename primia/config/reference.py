@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Iterator
 
 from primia.config.effects import NEEDS
-from primia.config.fields import SECTIONS, form_of, render
+from primia.config.fields import SECTIONS, form_of, keys_of, render
 from primia.config.settings import Section
 
 _INTRODUCTION = """\
@@ -41,11 +41,10 @@ def reference_markdown() -> str:
 def _section(name: str, section: type[Section]) -> Iterator[str]:
     yield f"## [{name}]\n"
     yield f"{inspect.getdoc(section)}\n"
-    if section.model_fields:
-        yield "| key | allowed | default | meaning |"
-        yield "|---|---|---|---|"
-        yield from (_row(f"{name}.{key}", section) for key in section.model_fields)
-        yield ""
+    yield "| key | allowed | default | meaning |"
+    yield "|---|---|---|---|"
+    yield from (_row(key, section) for key in keys_of(name))
+    yield ""
 
 
 def _row(key: str, section: type[Section]) -> str:

@@ -8,6 +8,7 @@ What contradicts itself is refused here; what merely has no effect is listed in 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -346,7 +347,42 @@ class InferenceSettings(Section):
 
 
 class SearchSettings(Section):
-    """Hyperparameter search; no settings yet."""
+    """Search for settings over the whole federation (`primia-ray tune`), see [search.md](search.md).
+
+    Beside the keys below, the section holds the space: any setting by its whole name, and where its values come from, for example
+    `training.learning_rate = loguniform(1e-5, 1e-2)`. [search-space.md](search-space.md) has the grammar. Other commands pass it over.
+    """
+
+    space: Mapping[str, str] = Field({}, description="What is searched: section.key to where its values come from.")
+    algorithm: Literal["tpe", "random", "grid"] = Field(
+        "tpe", description="tpe: Optuna's tree-structured Parzen estimator; random draws; grid: every combination of a finite space."
+    )
+    trials: PositiveCount = Field(20, description="Federations to train; a grid ends earlier where it has fewer combinations.")
+    random_trials: Count = Field(10, description="Trials drawn at random before the estimator has enough to go by.")
+    seed: Count = Field(1, description="Seed of the search; run.seed, the seed of training, is the same in all trials.")
+    try_given: bool = Field(True, description="Begin with the settings as the file gives them: what the search has to beat.")
+    warm_start: tuple[ClassName, ...] = Field(
+        (), description="Folders of earlier sweeps, whose results are known from the start, and .ini files with settings to try first."
+    )
+    scheduler: Literal["none", "asha", "median", "pbt"] = Field(
+        "asha",
+        description="Who ends trials early, by validation MCC. asha: the best of each rung go on; median: those below the median of others "
+        "end; pbt: the worst take over model and settings of the best, slightly changed.",
+    )
+    grace: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(
+        0.1, description="Part of its rounds that every trial may train; for pbt also the part between two exchanges."
+    )
+    reduction: Annotated[float, Field(gt=1.0)] = Field(3.0, description="asha: one in so many goes on from each rung.")
+    second_objective: Literal["none", "epsilon", "bytes"] = Field(
+        "none", description="What to hold against validation MCC: the largest epsilon of a site, or bytes moved; the front is shown."
+    )
+    target: Annotated[float, Field(ge=-1.0, le=1.0)] | None = Field(None, description="Validation MCC at which the sweep ends.")
+    time_limit: Positive | None = Field(None, description="Seconds after which the sweep ends; trials under way can be gone on with.")
+    max_epsilon: Positive | None = Field(
+        None, description="Epsilon that no site exceeds over all trials together; training ends where the next round would exceed it."
+    )
+    max_concurrent: PositiveCount = Field(1, description="Trials at the same time.")
+    replicas: Count = Field(0, description="Actors of each site (or host of sites), all on its node; 0: one a concurrent trial.")
 
 
 class ResourceSettings(Section):
@@ -354,6 +390,8 @@ class ResourceSettings(Section):
 
     actors: Count = Field(0, description="Actors that host the sites; 0: one a site, at most 8 or the number of cores.")
     threads: Count = Field(0, description="Threads of each actor; 0: the cores shared evenly.")
+    cpus_per_actor: NonNegative = Field(0.0, description="CPUs that Ray reserves for each actor, also parts; 0: all shared evenly.")
+    gpus_per_actor: NonNegative = Field(0.0, description="GPUs that Ray reserves for each actor, also parts; 0: all shared evenly.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where networks run; auto: a GPU where Ray finds one.")
     precision: Literal["float32", "bfloat16"] = Field(
         "float32", description="Arithmetic of forward and backward; bfloat16 is faster on processors with AMX and on GPUs."

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from time import monotonic, sleep
 
 from safetensors import SafetensorError
 from safetensors.numpy import load
@@ -20,11 +22,12 @@ from safetensors.numpy import load
 from primia.errors import RunError
 from primia.federation.server import State
 from primia.federation.update import GlobalModel
-from primia.federation.vectors import save_vectors
-from primia.files import atomic_text
+from primia.files import atomic_text, atomic_vectors
 
 _NAME = re.compile(r"round-(\d+)\.json")
 _SERVER = "server."
+_WRITTEN_S = 60.0
+_POLL_S = 0.02
 
 
 @dataclass(frozen=True)
@@ -121,6 +124,24 @@ class Checkpoints:
             raise RunError(f"no checkpoint in {self._folder} is whole: {complaints[0].partition(';')[0]}; start a new run")
         return None, complaints
 
+    def copy(self, round_: int, to: Path) -> None:
+        """Copy the newest checkpoint, which is to be that of ``round_``; waits for it where it is still being written.
+
+        Raises:
+            RunError: it does not come, or another one is newer.
+        """
+        end = monotonic() + _WRITTEN_S
+        while not (rounds := self.rounds()) or rounds[-1] < round_:
+            if monotonic() > end:
+                raise RunError(f"{self._folder} has no checkpoint of round {round_}")
+            sleep(_POLL_S)
+        document = self._document(round_)
+        to.mkdir(parents=True)
+        for entry in (document["vectors"], document["best"] and document["best"]["vectors"]):
+            if entry:
+                shutil.copy(self._folder / entry["file"], to)
+        shutil.copy(self._path(round_), to)
+
     def _make_folder(self) -> None:
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
@@ -141,7 +162,7 @@ class Checkpoints:
 
     def _write_vectors(self, name: str, vectors: State) -> dict[str, object]:
         path = self._folder / name
-        save_vectors(path, vectors)
+        atomic_vectors(path, vectors)
         return {"file": name, "bytes": path.stat().st_size, "crc32": _checksum(vectors)}
 
     def _read(self, round_: int) -> RunState:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from threading import Event as Flag
 from time import time
 
 from primia.errors import RunError
+from primia.federation.actors import Actors
 from primia.federation.checkpoint import Best, Checkpoints, RunState
 from primia.federation.events import Event, Notice, RunFinished
-from primia.federation.hosts import Hosts, RayHosts, Stopped, WorkerOptions
+from primia.federation.hosts import Hosts, RayHosts, Stopped
 from primia.federation.listeners import Listener, LogListener, TensorBoardListener
 from primia.federation.outcome import Evaluated
-from primia.federation.plan import assign_hosts
 from primia.federation.rounds import RoundLoop
 from primia.federation.run_folder import RunFolder
 from primia.federation.setup import Prepared, RunSetup, prepare_run
@@ -21,11 +21,12 @@ from primia.models.file import ModelCard, save_model
 from primia.secagg.identity import Identity
 
 
-def run_federation(setup: RunSetup, hosts: Hosts) -> Iterator[Event]:
+def run_federation(setup: RunSetup, hosts: Hosts, ended_by: Callable[[], str] = str) -> Iterator[Event]:
     """Run a federation to its end, or on from its last whole checkpoint, and write the run folder.
 
-    Yields the events; the last one is :class:`RunFinished`. Errors are those of :meth:`RoundLoop.run` and
-    :func:`prepare_run`.
+    ``ended_by`` is asked before each round; once it gives a reason, the run ends as ``pruned``, without a test.
+
+    Yields the events; the last one is :class:`RunFinished`. Errors are those of :meth:`RoundLoop.run` and :func:`prepare_run`.
     """
     folder = RunFolder(setup.folder)
     checkpoints = Checkpoints(folder.checkpoints, setup.settings.run.keep_checkpoints)
@@ -39,7 +40,7 @@ def run_federation(setup: RunSetup, hosts: Hosts) -> Iterator[Event]:
     with folder.logging() as logger:
         listeners: list[Listener] = [LogListener(logger), TensorBoardListener(folder.tensorboard, state.model.round)]
         try:
-            for event in _run(setup, prepared, checkpoints, state, complaints):
+            for event in _run(setup, prepared, RoundLoop(setup, prepared, checkpoints, state, ended_by), complaints):
                 for listener in listeners:
                     listener.hear(event)
                 yield event
@@ -53,8 +54,7 @@ def run_federation(setup: RunSetup, hosts: Hosts) -> Iterator[Event]:
                 listener.close()
 
 
-def _run(setup: RunSetup, prepared: Prepared, checkpoints: Checkpoints, state: RunState, complaints: list[str]) -> Iterator[Event]:
-    loop = RoundLoop(setup, prepared, checkpoints, state)
+def _run(setup: RunSetup, prepared: Prepared, loop: RoundLoop, complaints: list[str]) -> Iterator[Event]:
     skipped = [f"left out an image that cannot be read: {image}" for image in setup.skipped]
     yield from (Notice("warning", text) for text in (*setup.warnings, *skipped, *complaints))
     loop.add_seconds(data=setup.data_seconds, start=time() - setup.started_at - setup.data_seconds)
@@ -64,7 +64,7 @@ def _run(setup: RunSetup, prepared: Prepared, checkpoints: Checkpoints, state: R
         if best is None:
             raise RunError(f"{setup.folder} has no validated model: federation.rounds is below the round that was resumed")
         begun = time()
-        tested = yield from loop.evaluate("test", setup.testing_sites, best.model)
+        tested = None if loop.status == "pruned" else (yield from loop.evaluate("test", setup.testing_sites, best.model))
         loop.add_seconds(test=time() - begun)
         loop.ask_statements()
     except Stopped:
@@ -94,26 +94,25 @@ def _write_results(setup: RunSetup, prepared: Prepared, loop: RoundLoop, best: B
 def _driver_identity(setup: RunSetup) -> Identity:
     """The keys of the federation's driver, kept beside the run folders, so that sites that have pinned them know them again."""
     name = setup.settings.federation.identity
-    return Identity.load_or_create(name, setup.folder.parent / ".identity" / f"{name}.json")
+    return Identity.load_or_create(name, (setup.identities or setup.folder.parent / ".identity") / f"{name}.json")
 
 
 class FederationDriver:
     """The Ray actor that runs one federation. Needs two threads: one for :meth:`run`, one for :meth:`stop`."""
 
-    def __init__(self, setup: RunSetup, actors: int, options: WorkerOptions) -> None:
+    def __init__(self, setup: RunSetup, actors: Actors) -> None:
         self._setup = setup
         self._actors = actors
-        self._options = options
         self._stopped = Flag()
 
     def run(self) -> Iterator[Event]:
         """Events of the run as they happen; the sites' actors are gone when it ends."""
         deadline_s = self._setup.settings.federation.round_deadline
-        hosts = RayHosts(assign_hosts(self._setup.sites, self._actors), self._options, deadline_s, self._stopped)
+        hosts = RayHosts(self._actors, deadline_s, self._stopped)
         try:
             yield from run_federation(self._setup, hosts)
         finally:
-            hosts.close()
+            hosts.close(self._setup.charter_id)
 
     def stop(self) -> None:
         """Ask :meth:`run` to end at once: the round in progress is given up, the last finished one is on disk."""

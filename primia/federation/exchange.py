@@ -22,6 +22,7 @@ from primia.data.statistics import Normalisation, PixelSums
 from primia.errors import ProtocolError
 from primia.federation.update import GlobalModel, Update, Vector
 from primia.models.flat import FlatSpec
+from primia.privacy.spend import Limit
 from primia.secagg.identity import PublicIdentity
 from primia.secagg.ring import RingVector
 from primia.training.evaluation import Evaluation
@@ -32,11 +33,25 @@ Inbox = Mapping[str, bytes]
 
 
 @dataclass(frozen=True)
+class Account:
+    """A privacy account over several runs: ``folder`` holds the ledgers of sites without a box, ``max_epsilon`` is what no site exceeds."""
+
+    folder: Path
+    max_epsilon: float | None
+
+    def limit(self) -> Limit | None:
+        """``max_epsilon`` as a site's limit over all runs."""
+        if self.max_epsilon is None:
+            return None
+        return Limit(self.max_epsilon, "the search (search.max_epsilon)", "raise it, or search with fewer trials")
+
+
+@dataclass(frozen=True)
 class Charter:
     """The terms of a federation, the same for all of its sites.
 
     ``id`` names it among all that a host serves, ``run`` in the sites' books; ``sites`` are all that may ever take part; ``state_folder``
-    holds a folder for each site; ``driver`` is whom sites seal for.
+    holds a folder for each site; ``driver`` is whom sites seal for; ``account``: None where the run stands alone.
     """
 
     id: str
@@ -47,6 +62,12 @@ class Charter:
     channels: int
     state_folder: Path
     driver: PublicIdentity
+    account: Account | None = None
+
+    @property
+    def ledgers(self) -> Path:
+        """Folder of the privacy ledgers of what has no box, one folder a site."""
+        return self.account.folder if self.account else self.state_folder
 
     @property
     def is_secure(self) -> bool:

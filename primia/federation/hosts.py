@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from functools import partial
 from threading import Event as Flag
 from time import monotonic
 from typing import Any, NamedTuple, Protocol
@@ -17,9 +18,8 @@ import ray
 from ray.exceptions import ActorDiedError, GetTimeoutError, RayActorError, RayError
 
 from primia.errors import PrimiaError
+from primia.federation.actors import Actors
 from primia.federation.exchange import SiteFailure
-from primia.federation.plan import SitePlan
-from primia.federation.worker import FederatedWorker
 
 _POLL_S = 0.5
 _RESTART_S = 60.0
@@ -56,28 +56,13 @@ class Hosts(Protocol):
         """
         ...
 
-    def close(self) -> None:
-        """Let the actors go."""
-        ...
-
-
-@dataclass(frozen=True)
-class WorkerOptions:
-    """Resources of each actor, and its class."""
-
-    cpus: float
-    gpus: float
-    threads: int
-    worker: type[FederatedWorker] = FederatedWorker
-
 
 class _Host:
     """One actor and what is known of its health."""
 
-    def __init__(self, sites: Sequence[SitePlan], options: WorkerOptions) -> None:
-        self.sites = tuple(site.name for site in sites)
-        self._plans = sites
-        self._options = options
+    def __init__(self, actors: Actors, host: int) -> None:
+        self.sites = tuple(site.name for site in actors.hosts[host])
+        self._start = partial(actors.start, host)
         self._actor = self._start()
         self._lost = False
         self._late: Any = None
@@ -106,11 +91,10 @@ class _Host:
         """End the actor."""
         ray.kill(self._actor)
 
-    def _start(self) -> Any:
-        actor = ray.remote(self._options.worker).options(
-            num_cpus=self._options.cpus, num_gpus=self._options.gpus, max_restarts=-1, max_task_retries=0
-        )
-        return actor.remote(self._plans, self._options.threads)
+    def leave(self, charter: str) -> None:
+        """Let the actor forget a federation, without waiting for it; one that is gone has forgotten it."""
+        with suppress(RayActorError):
+            self._actor.call.remote("leave", charter)
 
     def _revive(self, check_stopped: Callable[[], None]) -> str:
         end = monotonic() + _RESTART_S
@@ -134,8 +118,9 @@ class RayHosts:
     ``stopped`` is looked at while waiting; once set, waiting raises :class:`Stopped`.
     """
 
-    def __init__(self, assignment: Sequence[Sequence[SitePlan]], options: WorkerOptions, deadline_s: float, stopped: Flag) -> None:
-        self._hosts = [_Host(sites, options) for sites in assignment]
+    def __init__(self, actors: Actors, deadline_s: float, stopped: Flag) -> None:
+        self._hosts = [_Host(actors, host) for host in range(len(actors.hosts))]
+        self._is_shared = bool(actors.pool)
         self._deadline_s = deadline_s
         self._stopped = stopped
 
@@ -154,10 +139,13 @@ class RayHosts:
             result, reason = self._collect(host, call, deadline)
             yield Answer(names, result, () if result is not None else _failures(names, reason))
 
-    def close(self) -> None:
-        """See :class:`Hosts`."""
+    def close(self, charter: str) -> None:
+        """Let the actors go: a run's own end, those of a pool forget the federation of that charter."""
         for host in self._hosts:
-            host.stop()
+            if self._is_shared:
+                host.leave(charter)
+            else:
+                host.stop()
 
     def _check_stopped(self) -> None:
         if self._stopped.is_set():

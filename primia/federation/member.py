@@ -20,6 +20,7 @@ from primia.federation.journal import Journal
 from primia.federation.peers import Peers
 from primia.federation.plan import SPLITS, SitePlan
 from primia.files import atomic_text
+from primia.privacy.spend import Limit
 from primia.secagg.identity import Identity, PublicIdentity
 from primia.secagg.messages import Advertisement, Task
 from primia.secagg.site import SiteRole
@@ -148,10 +149,18 @@ class Member:
 
             plan = PrivacyPlan(self.unit_count(charter), settings.training.batch_size, steps, settings.federation.rounds)
             box, federation = self._box(charter), settings.federation.identity
-            ledger = Ledger(box.ledger if box else self._folder(charter) / "privacy.jsonl")
-            cap = partial(box.max_epsilon, federation) if box else None
-            self._privacy[charter.id] = SitePrivacy(settings.privacy, plan, ledger, federation=federation, run=charter.run, cap=cap)
+            ledger = Ledger(box.ledger if box else _made(charter.ledgers / self.name) / "privacy.jsonl")
+            limit = partial(self._limit, charter)
+            self._privacy[charter.id] = SitePrivacy(settings.privacy, plan, ledger, federation=federation, run=charter.run, limit=limit)
         return self._privacy[charter.id]
+
+    def _limit(self, charter: Charter) -> Limit | None:
+        """The smaller of the owner's limit, read afresh, and that of the account that the run belongs to."""
+        box = self._box(charter)
+        granted = box.max_epsilon(charter.settings.federation.identity) if box else None
+        owner = None if granted is None else Limit(granted, "the data's owner", "ask the owner for more")
+        limits = [limit for limit in (owner, charter.account and charter.account.limit()) if limit]
+        return min(limits, key=lambda limit: limit.epsilon, default=None)
 
     def has_spent(self, charter: Charter) -> bool:
         """Whether the site has a privacy budget in this run."""
@@ -255,10 +264,19 @@ class Member:
         return SiteBox.open(self.plan.box)
 
     def _folder(self, charter: Charter) -> Path:
-        folder = charter.state_folder / self.name
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        return folder
+        return _made(charter.state_folder / self.name)
 
     def finish(self, charter: Charter, purpose: str) -> None:
         """Forget the keys of an aggregation."""
         self._roles.pop((charter.id, purpose), None)
+
+    def leave(self, charter: str) -> None:
+        """Forget a federation; what has to outlast it is on disk."""
+        for kept in (self._identities, self._trusted, self._privacy, self._journals):
+            kept.pop(charter, None)
+        self._roles = {key: role for key, role in self._roles.items() if key[0] != charter}
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return folder

@@ -6,11 +6,11 @@ server optimiser, who takes part and when to stop are policies, who listens gets
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from time import perf_counter
 
-from primia.errors import FederationError, PrivacyError, ProtocolError, TrainingError
+from primia.errors import FederationError, ProtocolError, TrainingError
 from primia.federation.background import BackgroundWriter
 from primia.federation.checkpoint import Best, Checkpoints, Progress, RunState
 from primia.federation.collect import SiteEvaluated
@@ -31,10 +31,13 @@ from primia.privacy.errors import BudgetSpent
 class RoundLoop:
     """Runs the rounds of one federation; iterate over :meth:`run`, then read :attr:`state` and :attr:`status`.
 
-    ``status`` becomes ``complete``, or ``stopped`` where a policy ended the run early.
+    ``status`` becomes ``complete``, ``stopped`` where a policy ended the run early, or ``pruned`` where ``ended_by``, which is asked before
+    each round, gave a reason.
     """
 
-    def __init__(self, setup: RunSetup, prepared: Prepared, checkpoints: Checkpoints, state: RunState) -> None:
+    def __init__(
+        self, setup: RunSetup, prepared: Prepared, checkpoints: Checkpoints, state: RunState, ended_by: Callable[[], str] = str
+    ) -> None:
         self.state = state
         self.status = "complete"
         self._setup = setup
@@ -48,6 +51,7 @@ class RoundLoop:
         self._server.state = dict(state.server)
         self._folder = RunFolder(setup.folder)
         self._history = History.read(self._folder.history, state.model.round)
+        self._ended_by = ended_by
         self._writer = BackgroundWriter()
         self._downloaded: dict[str, int] = {}
 
@@ -56,7 +60,7 @@ class RoundLoop:
 
         Raises:
             FederationError: fewer sites than the quorum delivered.
-            PrivacyError: no site has budget for the first round.
+            BudgetSpent: no site has budget for the first round.
             TrainingError: a site's loss is not finite.
             RunError: a checkpoint cannot be written.
             Stopped: somebody asked to stop; the last finished round is on disk.
@@ -67,6 +71,10 @@ class RoundLoop:
             self._save()
         try:
             for round_ in range(self.state.model.round + 1, rounds + 1):
+                if reason := self._ended_by():
+                    self.status = "pruned"
+                    yield Notice("info", f"ended after round {round_ - 1}: {reason}")
+                    break
                 # Before the round, not after: a run resumed from its last checkpoint must stop there too.
                 stop = self._policies.stopping.decide(self.state.progress.validations_since_best)
                 if not stop.go_on:
@@ -189,11 +197,11 @@ class RoundLoop:
         """End the run for good where privacy is spent: what has been reached is the result.
 
         Raises:
-            PrivacyError: nothing has been reached.
+            BudgetSpent: nothing has been reached.
         """
         last = self.state.model.round
         if not last:
-            raise PrivacyError(f"no round can be trained, since sites have spent their privacy budget: {why}")
+            raise BudgetSpent(f"no round can be trained, since sites have spent their privacy budget: {why}")
         self.status = "stopped"
         yield Notice("warning", f"stopped after round {last}: {why}")
         if self.state.best is None or (not self._privacy.chooses_model and self.state.best.model.round != last):

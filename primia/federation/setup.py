@@ -10,13 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from primia.config.settings import Settings
+from primia.data.federation import FederatedData
 from primia.data.statistics import Normalisation, PixelSums
 from primia.errors import DataError, FederationError
 from primia.federation.collect import CollectedFacts, Collector, PlainCollector
-from primia.federation.exchange import Charter, Session, TrainingFacts
+from primia.federation.exchange import Account, Charter, Session, TrainingFacts
 from primia.federation.history import ALL_SITES
 from primia.federation.hosts import Hosts
-from primia.federation.plan import POOLED, SPLITS, SitePlan, single_learner_steps
+from primia.federation.plan import POOLED, SPLITS, SitePlan, plan_sites, single_learner_steps
 from primia.federation.private_updates import PrivateUpdates, rounding_room
 from primia.federation.run_folder import RunFolder
 from primia.federation.secure import SecureCollector
@@ -35,7 +36,10 @@ from primia.training.learner import LearnerSpec
 
 @dataclass(frozen=True)
 class RunSetup:
-    """Everything that the driver actor is started with; picklable."""
+    """Everything that the driver actor is started with; picklable.
+
+    ``account``: of the runs that this is one of. ``identities``: folder of the driver's keys; None: beside the run folders.
+    """
 
     settings: Settings
     sites: tuple[SitePlan, ...]
@@ -49,6 +53,45 @@ class RunSetup:
     folder: Path
     started_at: float
     data_seconds: float
+    account: Account | None = None
+    identities: Path | None = None
+
+    @classmethod
+    def of(
+        cls,
+        settings: Settings,
+        data: FederatedData,
+        folder: Path,
+        *,
+        started_at: float,
+        device: str = "cpu",
+        data_seconds: float = 0.0,
+        notices: tuple[str, ...] = (),
+        account: Account | None = None,
+        identities: Path | None = None,
+    ) -> RunSetup:
+        """A run on these images; ``notices`` go to its log beside the data's own warnings."""
+        return cls(
+            settings=settings,
+            sites=plan_sites(data, settings.run),
+            classes=data.classes,
+            channels=data.channels,
+            image_size=data.image_size,
+            synthetic=data.synthetic,
+            skipped=data.skipped,
+            warnings=(*data.warnings, *notices),
+            device=device,
+            folder=folder,
+            started_at=started_at,
+            data_seconds=data_seconds,
+            account=account,
+            identities=identities,
+        )
+
+    @property
+    def charter_id(self) -> str:
+        """Names the run among all that a host serves."""
+        return str(self.folder)
 
     @property
     def training_sites(self) -> tuple[str, ...]:
@@ -107,7 +150,7 @@ def prepare_run(setup: RunSetup, hosts: Hosts, identity: Identity) -> Prepared:
         raise FederationError(f"no training site takes part: {'; '.join(facts.absent.values())}")
     session = Session(charter, _learner_spec(setup, facts.total), _normalisation(setup, facts.total.pixels), _total_weight(setup, facts))
     owners, federated = facts.total.sites, settings.run.mode == "federated"
-    private = _private_sites(setup)
+    private = _private_sites(setup, charter)
     single = None if federated else single_learner_steps(facts.total.steps, owners, settings.federation.sites_per_round)
     return Prepared(
         session=session,
@@ -137,7 +180,7 @@ def _facts(setup: RunSetup, collector: Collector, others: Sequence[str]) -> Coll
 
 def _collector(setup: RunSetup, hosts: Hosts, flat: FlatSpec, identity: Identity) -> tuple[Collector, Charter]:
     charter = Charter(
-        id=str(setup.folder),
+        id=setup.charter_id,
         run=RunFolder(setup.folder).identity(),
         sites=tuple(sorted(site.name for site in setup.sites)),
         settings=setup.settings,
@@ -145,6 +188,7 @@ def _collector(setup: RunSetup, hosts: Hosts, flat: FlatSpec, identity: Identity
         channels=setup.channels,
         state_folder=setup.folder / "sites",
         driver=identity.public,
+        account=setup.account,
     )
     plain = PlainCollector(hosts, charter, flat, identity)
     return (SecureCollector(hosts, charter, flat, plain) if charter.is_secure else plain), charter
@@ -176,15 +220,15 @@ def _normalisation(setup: RunSetup, pixels: PixelSums) -> Normalisation:
     return normalisation_of(np.array([pixels.count, *pixels.total, *pixels.squares]))
 
 
-def _private_sites(setup: RunSetup) -> SitePrivacy | None:
+def _private_sites(setup: RunSetup, charter: Charter) -> SitePrivacy | None:
     """Every site is in every round's noised sum: one release a round, at sample rate 1."""
     settings, sites = setup.settings, len(setup.training_sites)
     if settings.privacy.unit != "site":
         return None
     plan = PrivacyPlan(units=sites, batch_size=sites, steps=1, rounds=settings.federation.rounds)
-    ledger = Ledger(setup.folder / "privacy.jsonl")
-    run = RunFolder(setup.folder).identity()
-    return SitePrivacy(settings.privacy, plan, ledger, federation=settings.federation.identity, run=run)
+    ledger = Ledger((charter.account.folder if charter.account else setup.folder) / "privacy.jsonl")
+    limit = None if charter.account is None else charter.account.limit
+    return SitePrivacy(settings.privacy, plan, ledger, federation=settings.federation.identity, run=charter.run, limit=limit)
 
 
 def _private_updates(setup: RunSetup, keeper: SitePrivacy | None, flat: FlatSpec) -> PrivateUpdates | None:

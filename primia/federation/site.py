@@ -50,7 +50,8 @@ if TYPE_CHECKING:
     from primia.privacy.sampling import Units
     from primia.privacy.site import SitePrivacy
 
-_CACHED_LEARNERS = 2
+_CACHED_LEARNERS = 4
+"""Federations at work at the same time whose networks are kept."""
 
 
 class SiteHost:
@@ -156,6 +157,12 @@ class SiteHost:
     def statements(self, charter: Charter, sites: Sequence[str]) -> HostReply:
         """What each site that has spent privacy in this run says of it."""
         return self._each([name for name in sites if self._members[name].has_spent(charter)], lambda member: member.statement(charter))
+
+    def leave(self, charter: str) -> None:
+        """Forget a federation: an actor may serve many, one after the other."""
+        self._learners.pop(charter, None)
+        for member in self._members.values():
+            member.leave(charter)
 
     def _named(self, sites: Iterable[str]) -> Iterator[Member]:
         return (self._members[name] for name in sites if name in self._members)

@@ -12,7 +12,7 @@ from primia.federation.plan import POOLED
 from primia.federation.privacy_summary import privacy_summary
 from primia.federation.setup import Prepared, RunSetup
 
-_PACKAGES = ("primia", "torch", "torchvision", "ray", "numpy", "pyarrow", "torchmetrics")
+_PACKAGES = ("primia", "torch", "torchvision", "ray", "numpy", "pyarrow")
 
 Metrics = Mapping[str, object]
 

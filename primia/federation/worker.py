@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import ray
 import torch
 
 from primia.federation.plan import SitePlan
@@ -24,6 +25,10 @@ class FederatedWorker:
     def ping(self) -> bool:
         """True as soon as the actor is up."""
         return True
+
+    def node(self) -> str:
+        """The node that it runs on."""
+        return ray.get_runtime_context().get_node_id()
 
     def call(self, method: str, *arguments: object) -> Any:
         """A method of :class:`SiteHost` by its name."""

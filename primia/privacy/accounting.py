@@ -14,8 +14,6 @@ from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
-from opacus.accountants import PRVAccountant  # type: ignore[import-untyped]
-from opacus.accountants.analysis.rdp import compute_rdp, get_privacy_spent  # type: ignore[import-untyped]
 from scipy.special import log_ndtr
 
 from primia.errors import PrivacyError
@@ -29,6 +27,7 @@ _DIGITS = 3
 _LARGEST_NOISE = 10.0**5
 _USUAL_NOISE = 2.0
 _LARGEST_GRID = 2**23
+_FEW_MECHANISMS = 4
 
 
 def epsilon(spends: Iterable[Spend], delta: float, accountant: str) -> float:
@@ -40,6 +39,15 @@ def epsilon(spends: Iterable[Spend], delta: float, accountant: str) -> float:
     Both by Opacus.
     """
     return _epsilon(_merged(spends), delta, accountant)
+
+
+def history_epsilon(spends: Iterable[Spend], delta: float, accountant: str, most: int = _FEW_MECHANISMS) -> float:
+    """As :func:`epsilon`, for what many runs have spent: of more than ``most`` different mechanisms the ``rdp`` bound.
+
+    Numerical composition takes about 0.3 s for each mechanism.
+    """
+    merged = _merged(spends)
+    return _epsilon(merged, delta, accountant if len(merged) <= most else "rdp")
 
 
 @lru_cache(maxsize=4096)
@@ -63,6 +71,9 @@ def _merged(spends: Iterable[Spend]) -> tuple[Spend, ...]:
 
 
 def _rdp_epsilon(spends: Sequence[Spend], delta: float) -> float:
+    # Here, as below: Opacus takes a second that runs without differential privacy do not need.
+    from opacus.accountants.analysis.rdp import get_privacy_spent  # type: ignore[import-untyped]
+
     total = sum(np.array(_rdp_curve(spend.noise_multiplier, spend.sample_rate)) * spend.steps for spend in spends)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Optimal order is the")
@@ -77,6 +88,8 @@ def _rdp_curve(noise_multiplier: float, sample_rate: float) -> tuple[float, ...]
 
 def _rdp(noise_multiplier: float, sample_rate: float, order: float) -> float:
     """RDP at one order; infinite, which leaves the order out, where Opacus's series does not converge."""
+    from opacus.accountants.analysis.rdp import compute_rdp
+
     try:
         return float(compute_rdp(q=sample_rate, noise_multiplier=noise_multiplier, steps=1, orders=float(order)))
     except (ValueError, OverflowError):
@@ -103,6 +116,8 @@ def _gaussian_epsilon(mean: float, delta: float) -> float:
 
 def _prv_epsilon(spends: Sequence[Spend], delta: float, upper: float) -> float:
     """Opacus's upper bound, first coarsely, then with an error that is small for the value found; ``upper`` where its grid fails."""
+    from opacus.accountants import PRVAccountant  # type: ignore[import-untyped]
+
     accountant = PRVAccountant()
     accountant.history = [(spend.noise_multiplier, spend.sample_rate, spend.steps) for spend in spends]
     # The grid has about 2 (epsilon + 3) / mesh points, its mesh being the error over this root (Gopi et al., theorem 5.5).

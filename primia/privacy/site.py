@@ -7,11 +7,11 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
 from primia.config.settings import PrivacySettings
-from primia.privacy.accounting import calibrate, epsilon, rounds_within
+from primia.privacy.accounting import calibrate, epsilon, history_epsilon, rounds_within
 from primia.privacy.errors import BudgetSpent
 from primia.privacy.ledger import Charge, Ledger
 from primia.privacy.mechanism import Mechanism
-from primia.privacy.spend import Spend
+from primia.privacy.spend import Limit, Spend
 
 STATISTICS_ROUND = 0
 
@@ -38,8 +38,8 @@ class PrivacyPlan:
 class Statement:
     """What a site's data have cost in a run, as plain data.
 
-    ``epsilon_all_runs``: over all runs of the federation, at the same delta; None where earlier runs protected another unit, since epsilon
-    for images bounds nothing for patients.
+    ``epsilon_all_runs``: over all runs of the federation, at the same delta, by ``history_epsilon``; None where earlier runs protected
+    another unit, since epsilon for images bounds nothing for patients.
     """
 
     unit: str
@@ -65,7 +65,7 @@ class SitePrivacy:
     The noise follows from settings and plan alone, so that a site started again goes on with the same. A round that is trained again,
     after a crash or on resuming, is charged again, and may leave no budget for the last one.
 
-    ``cap``: gives the owner's limit on epsilon over all runs of the federation, asked afresh each time; None: there is none.
+    ``limit``: gives the limit on epsilon over all runs in the ledger, asked afresh each time; None: there is none.
 
     Raises:
         PrivacyError: the target cannot be met.
@@ -79,14 +79,14 @@ class SitePrivacy:
         *,
         federation: str,
         run: str,
-        cap: Callable[[], float | None] | None = None,
+        limit: Callable[[], Limit | None] | None = None,
     ) -> None:
         self._settings = settings
         self._plan = plan
         self._ledger = ledger
         self._federation = federation
         self._run = run
-        self._cap = cap
+        self._limit = limit
         self.delta = settings.delta or 1 / plan.units
         self.mechanism = Mechanism(self._calibrated(), settings.clip, plan.sample_rate, plan.units)
 
@@ -157,18 +157,18 @@ class SitePrivacy:
                 f"{_what(charge)}: would take this run to epsilon = {after:.4g}, above privacy.target_epsilon = {target:g}; "
                 f"the run ends here{self._room(charge, self._own(charges), target)}"
             )
-        cap = self._cap() if self._cap else None
-        if cap is None:
+        limit = self._limit() if self._limit else None
+        if limit is None:
             return
         if (total := self._over_all_runs(everything)) is None:
             raise BudgetSpent(
                 f"{_what(charge)}: earlier runs of {self._federation} protected another unit than {charge.unit}, so that epsilon over all "
-                f"runs, which the data's owner limits to {cap:g}, cannot be stated; use the same privacy.unit as before"
+                f"runs, which {limit.whose} limits to {limit.epsilon:g}, cannot be stated; use the same privacy.unit as before"
             )
-        if total > cap:
+        if total > limit.epsilon:
             raise BudgetSpent(
-                f"{_what(charge)}: would take all runs of {self._federation} to epsilon = {total:.4g}, above {cap:g}, the limit of the "
-                f"data's owner{self._room(charge, charges, cap)}; ask the owner for more"
+                f"{_what(charge)}: would take all runs of {self._federation} to epsilon = {total:.4g}, above {limit.epsilon:g}, "
+                f"the limit of {limit.whose}{self._room(charge, charges, limit.epsilon)}; {limit.remedy}"
             )
 
     def _room(self, charge: Charge, before: Sequence[Charge], limit: float) -> str:
@@ -177,7 +177,7 @@ class SitePrivacy:
 
     def _over_all_runs(self, charges: Sequence[Charge]) -> float | None:
         alike = all(charge.unit == self._settings.unit for charge in charges)
-        return self._epsilon(charges) if alike else None
+        return history_epsilon([charge.spend for charge in charges], self.delta, self._settings.accountant) if alike else None
 
     def _own(self, charges: Iterable[Charge]) -> list[Charge]:
         return [charge for charge in charges if charge.run == self._run]

@@ -15,3 +15,12 @@ class Spend:
     noise_multiplier: float
     sample_rate: float
     steps: int
+
+
+@dataclass(frozen=True)
+class Limit:
+    """What epsilon over all runs may reach, who says so, and what to do where it is not enough."""
+
+    epsilon: float
+    whose: str
+    remedy: str

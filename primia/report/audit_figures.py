@@ -6,14 +6,12 @@ import io
 from base64 import b64encode
 
 import numpy as np
-from matplotlib.ticker import FuncFormatter, NullFormatter
 from PIL import Image
 from torch import Tensor
 
 from primia.privacy.attacks.membership_audit import MembershipAudit
-from primia.report.figures import _figure
+from primia.report.figures import COLOURS, plain_numbers, svg_figure
 
-_COLOURS = ("#0072b2", "#d55e00", "#009e73")
 _DASHES = ("-", "--", "-.")
 _SMALLEST_SIDE = 160
 
@@ -31,10 +29,10 @@ def picture_source(picture: Tensor) -> str:
 def membership_curves(audit: MembershipAudit) -> str:
     """True-positive against false-positive rate of each attack on logarithmic axes (Carlini et al., IEEE S&P 2022, figure 1), as SVG."""
     smallest = 10 ** np.floor(np.log10(1.0 / max(audit.members, audit.others)))
-    with _figure(5.2, 4.2) as (figure, svg):
+    with svg_figure(5.2, 4.2) as (figure, svg):
         axes = figure.subplots()
         axes.plot([smallest, 1.0], [smallest, 1.0], color="#9aa5b1", linewidth=1, linestyle=(0, (2, 2)), label="guessing")
-        for attack, colour, dash in zip(audit.attacks, _COLOURS, _DASHES, strict=False):
+        for attack, colour, dash in zip(audit.attacks, COLOURS, _DASHES, strict=False):
             rates = np.maximum(attack.roc.false_positive_rate, smallest), np.maximum(attack.roc.true_positive_rate, smallest)
             axes.step(*rates, where="post", color=colour, linestyle=dash, linewidth=1.6, label=f"{attack.name}, area {attack.area:.3f}")
         axes.set(
@@ -46,7 +44,6 @@ def membership_curves(audit: MembershipAudit) -> str:
             ylabel="true-positive rate",
         )
         for axis in (axes.xaxis, axes.yaxis):
-            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-            axis.set_minor_formatter(NullFormatter())
+            plain_numbers(axis)
         axes.legend(loc="upper left")
     return svg.getvalue()

@@ -171,10 +171,12 @@ def _settings_rows(config: dict[str, dict[str, object]]) -> list[tuple[str, list
 
 
 def _setting(value: object) -> str:
-    if value is None or value == "" or value == []:
+    if value is None or value in ("", [], {}):
         return fmt.MISSING
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, dict):
+        return "; ".join(f"{key} = {text}" for key, text in value.items())
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from primia import api
-from primia.api.training import run_data
 from primia.config.reader import dump_config, load_config
 from primia.config.settings import Settings
 from primia.data.federation import prepare
 from primia.errors import ConsentError, RunError
 from primia.federation import mock
 from primia.federation.boxes import create_boxes, find_boxes
+from primia.federation.run_data import run_data
 from primia.federation.site_box import SiteBox
 
 fixtures = runpy.run_path(str(Path(__file__).parents[1] / "privacy" / "attacks" / "conftest.py"))

@@ -11,13 +11,13 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from primia.api.training import run_data
 from primia.cli.audit import audit
 from primia.config.settings import Settings
 from primia.data.federation import prepare
 from primia.data.shard import Shard
 from primia.errors import ConfigError, DataError, RunError
 from primia.federation.boxes import create_boxes
+from primia.federation.run_data import run_data
 from primia.privacy import audit as privacy_audit
 from primia.privacy.attacks.inversion import Effort
 

@@ -53,6 +53,19 @@ def test_check_says_what_would_run(sets: tuple[str, ...], said: str) -> None:
     assert result.stderr == ""
 
 
+def test_check_says_what_would_be_searched() -> None:
+    searched = ("--set", "search.training.batch_size=choice(8, 16)")
+    assert run("check", *searched).stdout.endswith("in runs; a search over 1 setting, 20 trials by tpe with asha\n")
+    unhurried = ("--set", "search.scheduler=none", "--set", "search.algorithm=grid", "--set", "search.trials=1")
+    assert run("check", *searched, *unhurried).stdout.endswith("; a search over 1 setting, 1 trial by grid\n")
+
+
+def test_check_fails_on_a_fault_of_the_space() -> None:
+    error = run("check", "--set", "search.training.optimizer=choice(adam, lamb)").exception
+    assert isinstance(error, ConfigError)
+    assert "lamb is not allowed" in str(error)
+
+
 def test_check_warns_on_stderr() -> None:
     result = run("check", "--set", "training.momentum=0.5")
     assert result.exit_code == 0

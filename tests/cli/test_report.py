@@ -3,6 +3,7 @@ from __future__ import annotations
 import runpy
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from primia.cli.report import compare, report
 from primia.errors import ConfigError, RunError
 
 make_run = runpy.run_path(str(Path(__file__).parents[1] / "report" / "conftest.py"))["make_run"]
+sweeps = runpy.run_path(str(Path(__file__).parents[1] / "search" / "sweeps.py"))
 
 app = typer.Typer()
 app.command()(report)
@@ -38,6 +40,57 @@ def test_report_is_rewritten(tmp_path):
     (folder / "report.html").write_text("old")
     run("report", folder)
     assert (folder / "report.html").read_text() != "old"
+
+
+def test_a_sweeps_page_is_written_and_its_best_trials_are_shown(tmp_path):
+    folder = sweeps["make_sweep"](tmp_path / "sweep")
+    result = run("report", folder)
+    assert result.exit_code == 0
+    assert "best settings" in (folder / "report.html").read_text()
+    said = result.stdout.replace("\n", "")
+    assert f"wrote  {folder / 'report.html'}" in said
+    assert "The best is trial 5" in said
+    assert f"next   primia-ray train --config {folder / 'best.ini'}" in said
+    numbers = [line.split()[0] for line in result.stdout.splitlines() if " complete " in line]
+    assert len(numbers) == 10
+    assert numbers[0] == "5"
+    assert "and 10 more trials on the page" in said
+
+
+def test_the_table_of_a_sweep_has_what_was_varied_and_the_second_objective(tmp_path):
+    made = {number: replace(record, second=3.25) for number, record in sweeps["records"](6).items()}
+    folder = sweeps["make_sweep"](tmp_path / "sweep", made, search="second_objective = epsilon\nscheduler = none\n")
+    result = CliRunner().invoke(app, ["report", str(folder)], env={"COLUMNS": "250"})
+    assert "epsilon" in result.stdout
+    assert result.stdout.count("3.25") == 6
+    assert "batch_size 64" in result.stdout
+    assert "rounds 25" not in result.stdout
+    assert "more trial" not in result.stdout
+
+
+def test_a_sweep_that_is_under_way_can_be_reported(tmp_path):
+    failed = replace(sweeps["records"](1)[1], number=2, state="failed", value=None, curve=(), cause="[/red] at hospital-b: no memory")
+    folder = sweeps["make_sweep"](tmp_path / "sweep", sweeps["records"](1) | {2: failed}, finished=False)
+    result = run("report", folder)
+    assert result.exit_code == 0
+    assert "Not finished" in result.stdout
+    assert "[/red] at hospital-b" in result.stdout
+    assert "next" not in result.stdout
+
+
+def test_files_that_there_are_are_named(tmp_path):
+    folder = sweeps["make_sweep"](tmp_path / "sweep", sweeps["records"](1))
+    assert "sweep.log" not in run("report", folder).stdout
+    (folder / "sweep.log").write_text("it began")
+    assert {"sweep.parquet", "sweep.json", "best.ini", "sweep.log"} <= set(run("report", folder).stdout.split())
+
+
+def test_a_sweep_without_its_settings_is_one_clear_error(tmp_path):
+    folder = sweeps["make_sweep"](tmp_path / "sweep")
+    (folder / "config.ini").unlink()
+    result = run("report", folder)
+    assert isinstance(result.exception, RunError)
+    assert "config.ini" in str(result.exception)
 
 
 def test_compare_prints_the_verdict_and_writes_the_file(tmp_path):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from primia.cli.train import _settings
+from primia.cli.train import read_settings
 from primia.config.reader import dump_config
 from primia.config.settings import Settings
 from primia.errors import ConfigError
@@ -16,7 +16,7 @@ def settings(
     *overrides: str, config: Path | None = None, data: Path | None = None, resume: Path | None = None
 ) -> tuple[Settings | None, str]:
     console = Console(file=io.StringIO(), width=200, color_system=None)
-    read = _settings(console, config, data, list(overrides), resume)
+    read = read_settings(console, config, data, list(overrides), resume)
     return read, console.file.getvalue()  # type: ignore[attr-defined]
 
 

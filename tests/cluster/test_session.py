@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from primia.cluster.session import _environment, _own_token, _store, ray_session
+from primia.cluster.session import _own_token, _store, ray_session, set_environment
 from primia.errors import ClusterError
 
 
@@ -21,7 +21,7 @@ def test_a_token_is_fresh_and_for_this_user_alone(tmp_path_factory: pytest.TempP
 def test_variables_are_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PRIMIA_A", "before")
     monkeypatch.delenv("PRIMIA_B", raising=False)
-    with _environment({"PRIMIA_A": "inside", "PRIMIA_B": "inside"}):
+    with set_environment({"PRIMIA_A": "inside", "PRIMIA_B": "inside"}):
         assert os.environ["PRIMIA_A"] == os.environ["PRIMIA_B"] == "inside"
     assert os.environ["PRIMIA_A"] == "before" and "PRIMIA_B" not in os.environ
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from primia.config.effects import NEEDS, unmet_needs
+from primia.config.effects import NEEDS, has_effect, unmet_needs
 from primia.config.fields import form_of, keys
 from primia.config.reader import read_config
 from primia.config.settings import Settings
@@ -65,3 +65,19 @@ def test_the_table_names_real_keys_and_values() -> None:
 
 def test_the_first_unmet_need_is_named() -> None:
     assert unmet_needs(Settings())["data.dirichlet_alpha"].other == "data.source"
+
+
+def test_a_given_key_whose_need_is_searched_can_have_an_effect() -> None:
+    assert read_config(None, ["training.momentum=0.5", "search.training.optimizer=choice(adam, sgd)"])[1] == []
+
+
+def test_a_searched_key_without_effect_is_told() -> None:
+    assert read_config(None, ["search.training.momentum=uniform(0, 0.9)"])[1] == [
+        "[search] training.momentum has no effect: it needs training.optimizer = sgd, not adam"
+    ]
+
+
+def test_has_effect_goes_by_any_values() -> None:
+    values = {"training.optimizer": "sgd"}
+    assert has_effect("training.momentum", values.__getitem__)
+    assert not has_effect("training.beta1", values.__getitem__)

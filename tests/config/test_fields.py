@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from primia.config.fields import form_of, keys, parse, render, uncomment, value_of
+from primia.config.fields import form_of, keys, keys_of, parse, read, render, uncomment, value_of
 from primia.config.settings import Settings
 
 
@@ -90,3 +90,38 @@ def test_render(value: object, text: str) -> None:
 @pytest.mark.parametrize("items", [("a",), ("a, b", "c"), ('"x', 'y"'), ("a #1", " b"), ('""', "'")])
 def test_a_rendered_list_reads_back(items: tuple[str, ...]) -> None:
     assert parse(uncomment(render(items)), "data.classes") == list(items)
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "value"),
+    [
+        ("8", "training.batch_size", 8),
+        ("1e-3", "training.end_learning_rate", 1e-3),
+        ("no", "training.class_weights", False),
+        ("3", "data.channels", 3),
+        ('"a, b"', "run.site", "a, b"),
+    ],
+)
+def test_read_gives_the_typed_value(text: str, key: str, value: object) -> None:
+    assert read(text, key) == value
+    assert type(read(text, key)) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "said"),
+    [
+        ("lamb", "training.optimizer", "lamb is not allowed: one of sgd, adam, adamw"),
+        ("0", "training.learning_rate", "0 is not allowed: a number > 0"),
+        ("inf", "training.learning_rate", "inf is not allowed: a number > 0"),
+        ("", "training.learning_rate", "an empty value is not allowed: a number > 0"),
+        ("1.5", "training.batch_size", "1.5 is not allowed: a whole number >= 1"),
+    ],
+)
+def test_what_is_not_allowed_cannot_be_read(text: str, key: str, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        read(text, key)
+
+
+def test_the_space_is_no_key() -> None:
+    assert "search.space" not in keys()
+    assert keys_of("search")[0] == "search.algorithm"

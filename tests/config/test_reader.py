@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from primia.config.fields import SECTIONS
+from primia.config.fields import SECTIONS, keys, keys_of
 from primia.config.reader import differences, dump_config, load_config, read_config
 from primia.config.settings import Settings
 from primia.errors import ConfigError
@@ -94,7 +94,13 @@ def test_byte_order_mark_and_windows_line_ends(tmp_path: Path) -> None:
         ("[training]\noptimzer = sgd\n", "x.ini: unknown key training.optimzer; did you mean training.optimizer?"),
         ("[training]\nBatch_Size = 8\n", "x.ini: unknown key training.Batch_Size; did you mean training.batch_size?"),
         ("[data]\nbatch_size = 8\n", "x.ini: unknown key data.batch_size; did you mean training.batch_size?"),
-        ("[search]\nzzz = 8\n", "x.ini: unknown key search.zzz; keys of [search]: none yet"),
+        ("[search]\nzzz = 8\n", "x.ini: unknown key search.zzz; keys of [search]: algorithm, trials, "),
+        ("[search]\nspace = 8\n", "x.ini: unknown key search.space; "),
+        ("[search]\nlearning_rate = 8\n", "x.ini: unknown key search.learning_rate; did you mean training.learning_rate?"),
+        ("[search]\ntraining.optimzer = 8\n", "x.ini: [search] unknown key training.optimzer; did you mean training.optimizer?"),
+        ("[search]\nsearch.space = 8\n", "x.ini: [search] unknown key search.space; "),
+        ("[search]\nconfig.lr = 8\n", "x.ini: [search] config.lr is PriMIA's name; it is learning_rate in section [training] now"),
+        ("[search]\nzzz.x = 8\n", "x.ini: [search] unknown section [zzz]; sections: run, data, "),
         ("[trainings]\nbatch_size = 8\n", "x.ini: unknown section [trainings]; did you mean [training]? sections: run, data, "),
         ("[zzz]\n", "x.ini: unknown section [zzz]; sections: run, data, "),
         ("[DEFAULT]\nseed = 1\n", "x.ini: unknown section [DEFAULT]; "),
@@ -122,6 +128,8 @@ def test_a_fault_in_a_file_is_one_line(write: Write, text: str, said: str) -> No
         ("run.seed", "--set run.seed: write it as section.key=value"),
         ("run.seed.x=1", "--set run.seed.x=1: write it as section.key=value"),
         ("run.mode=local", "--set: run.mode = local needs run.site"),
+        ("search.training.optimzer=bool", "--set: [search] unknown key training.optimzer; did you mean training.optimizer?"),
+        ("search.training.optimizer.x=bool", "--set search.training.optimizer.x=bool: write it as section.key=value"),
     ],
 )
 def test_a_fault_in_an_override_is_one_line(override: str, said: str) -> None:
@@ -171,6 +179,7 @@ SETTINGS = st.builds(
         }
     ),
     federation=st.fixed_dictionaries({"sync_every_n_batch": st.integers(0, 9)}),
+    search=st.fixed_dictionaries({"space": st.dictionaries(st.sampled_from(keys()), CLASSES, max_size=3)}),
 )
 
 
@@ -183,9 +192,11 @@ def test_what_is_dumped_reads_back_equal(settings: Settings, tmp_path_factory: p
 
 def test_a_dump_names_every_key_and_warns_of_nothing(write: Write) -> None:
     text = dump_config(Settings())
-    for section in SECTIONS.values():
-        for key in section.model_fields:
-            assert f"\n{key} =" in text or f"\n# {key} =" in text
+    for section in SECTIONS:
+        assert f"\n[{section}]\n" in text
+        for key in keys_of(section):
+            name = key.split(".")[1]
+            assert f"\n{name} =" in text or f"\n# {name} =" in text
     assert read_config(write(text)) == (Settings(), [])
 
 
@@ -199,3 +210,45 @@ def test_differences_name_key_old_and_new() -> None:
     b = load_config(None, ["data.source=mnist", "training.class_weights=yes"])
     assert differences(a, b) == ["data.path: x -> (empty)", "training.class_weights: no -> yes"]
     assert differences(a, a) == []
+
+
+SPACE = """\
+[search]
+trials = 5
+training.optimizer = choice("a, b", sgd)   # quotes and commas stay
+training.momentum = uniform(0.5, 0.99) only if training.optimizer = sgd
+training.beta1 =
+"""
+
+
+def test_a_space_is_kept_as_it_is_written(write: Write) -> None:
+    search = load_config(write(SPACE), ["search.training.learning_rate = loguniform(1e-5, 1e-2)"]).search
+    assert search.trials == 5
+    assert search.space == {
+        "training.optimizer": 'choice("a, b", sgd)',
+        "training.momentum": "uniform(0.5, 0.99) only if training.optimizer = sgd",
+        "training.learning_rate": "loguniform(1e-5, 1e-2)",
+    }
+
+
+def test_a_space_is_written_behind_the_keys_of_its_section(write: Write) -> None:
+    settings = load_config(write(SPACE))
+    text = dump_config(settings)
+    assert text.index("\nreplicas =") < text.index('\ntraining.optimizer = choice("a, b", sgd)\n') < text.index("\n[resources]")
+    assert load_config(write(text)) == settings
+    assert Settings.model_validate(settings.model_dump(mode="json")) == settings
+
+
+def test_an_override_of_a_searched_setting_replaces_it_and_an_empty_one_takes_it_out(write: Write) -> None:
+    space = load_config(write(SPACE), ["search.training.optimizer=choice(adam, sgd)", "search.training.momentum="]).search.space
+    assert space == {"training.optimizer": "choice(adam, sgd)"}
+
+
+def test_differences_tell_of_the_space() -> None:
+    a = load_config(None, ["search.training.learning_rate=uniform(1, 2)", "search.training.beta1=uniform(0, 0.5)"])
+    b = load_config(None, ["search.training.learning_rate=uniform(1, 3)", "search.trials=3"])
+    assert differences(a, b) == [
+        "search.trials: 20 -> 3",
+        "search.training.learning_rate: uniform(1, 2) -> uniform(1, 3)",
+        "search.training.beta1: uniform(0, 0.5) -> (empty)",
+    ]

@@ -11,7 +11,7 @@ from primia.config.settings import Settings
 from primia.data.federation import FederatedData, prepare
 from primia.federation.exchange import RoundTask, SiteFailure
 from primia.federation.hosts import Answer, Arguments
-from primia.federation.plan import SitePlan, plan_sites
+from primia.federation.plan import SitePlan
 from primia.federation.run_folder import RunFolder
 from primia.federation.setup import RunSetup
 from primia.federation.site import SiteHost
@@ -67,8 +67,6 @@ class InProcessHosts:
                 return True
         return False
 
-    def close(self) -> None: ...
-
 
 @pytest.fixture(scope="session")
 def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> FederatedData:
@@ -83,20 +81,7 @@ def make_setup(tiny_data: FederatedData, tmp_path: Path) -> Callable[..., RunSet
         merged = {key: {**TINY.get(key, {}), **sections.get(key, {})} for key in {*TINY, *sections}}
         settings = Settings.model_validate(merged)
         folder = RunFolder.create(tmp_path / name, settings, tiny_data.fingerprint)
-        return RunSetup(
-            settings=settings,
-            sites=plan_sites(tiny_data, settings.run),
-            classes=tiny_data.classes,
-            channels=tiny_data.channels,
-            image_size=tiny_data.image_size,
-            synthetic=tiny_data.synthetic,
-            skipped=(),
-            warnings=(),
-            device="cpu",
-            folder=folder.path,
-            started_at=0.0,
-            data_seconds=0.0,
-        )
+        return RunSetup.of(settings, tiny_data, folder.path, started_at=0.0)
 
     return make
 

@@ -281,6 +281,7 @@ def test_fedbn_keeps_batchnorm_at_the_site(make_setup: Make, make_hosts: MakeHos
     states = sorted(RunFolder(setup.folder).sites.glob("*/*.safetensors"))
     assert {path.parent.name for path in states} == set(setup.training_sites)
     assert len({path.read_bytes() for path in states}) == len(states)
+    assert not any(path.parent.stat().st_mode & 0o077 for path in states), "nobody but the site reads them"
     pooled = make_setup("pooled-bn", federation={"rounds": 2})
     run(pooled, one_each(pooled, make_hosts))
     assert not list(RunFolder(pooled.folder).sites.glob("*/*.safetensors"))

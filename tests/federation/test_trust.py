@@ -19,7 +19,7 @@ from primia.federation.collect import CollectedFacts
 from primia.federation.events import Event, SiteLeftOut
 from primia.federation.exchange import RoundTask, Session
 from primia.federation.hosts import Arguments
-from primia.federation.plan import assign_hosts, plan_sites
+from primia.federation.plan import assign_hosts
 from primia.federation.rounds import RoundLoop
 from primia.federation.run_folder import RunFolder
 from primia.federation.setup import RunSetup, prepare_run
@@ -160,11 +160,7 @@ def make_boxed(packed: Path, tmp_path: Path) -> Callable[..., tuple[RunSetup, di
         settings = Settings.model_validate({key: {**base.get(key, {}), **sections.get(key, {})} for key in {*base, *sections}})
         data = federated_data(tmp_path / "boxes", settings.run.dry_run)
         folder = RunFolder.create(tmp_path / "run", settings, data.fingerprint).path
-        plan = plan_sites(data, settings.run)
-        setup = RunSetup(
-            settings, plan, data.classes, data.channels, data.image_size, True, (), (), "cpu", folder, started_at=0.0, data_seconds=0.0
-        )
-        return setup, boxes
+        return RunSetup.of(settings, data, folder, started_at=0.0), boxes
 
     return make
 

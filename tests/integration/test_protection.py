@@ -20,7 +20,7 @@ from primia.federation.boxes import create_boxes
 from primia.federation.checkpoint import Checkpoints, RunState
 from primia.federation.exchange import RoundTask, SiteFailure
 from primia.federation.hosts import Answer, Arguments
-from primia.federation.plan import SitePlan, assign_hosts, plan_sites
+from primia.federation.plan import SitePlan, assign_hosts
 from primia.federation.rounds import RoundLoop
 from primia.federation.run_folder import RunFolder
 from primia.federation.setup import RunSetup, prepare_run
@@ -61,13 +61,8 @@ def replayed(run: Path, other: Path, lost: tuple[int, str]) -> RunState:
     """The same federation in this process, losing the same site in the same round."""
     settings = RunFolder(run).settings()
     data = prepare(settings.data, run.parent / ".shards")
-    sites = plan_sites(data, settings.run)
-    setup = RunSetup(
-        settings=settings, sites=sites, classes=data.classes, channels=data.channels, image_size=data.image_size, synthetic=True,
-        skipped=(), warnings=(), device="cpu", folder=RunFolder.create(other, settings, data.fingerprint).path, started_at=0.0,
-        data_seconds=0.0,
-    )  # fmt: skip
-    prepared = prepare_run(setup, Replay(assign_hosts(sites, len(sites)), lost), Identity.generate(FEDERATION))
+    setup = RunSetup.of(settings, data, RunFolder.create(other, settings, data.fingerprint).path, started_at=0.0)
+    prepared = prepare_run(setup, Replay(assign_hosts(setup.sites, len(setup.sites)), lost), Identity.generate(FEDERATION))
     loop = RoundLoop(setup, prepared, Checkpoints(RunFolder(other).checkpoints, 2), RunState(prepared.initial))
     list(loop.run())
     return loop.state

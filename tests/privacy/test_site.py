@@ -11,7 +11,7 @@ from primia.privacy.accounting import epsilon
 from primia.privacy.errors import BudgetSpent
 from primia.privacy.ledger import Ledger
 from primia.privacy.site import PrivacyPlan, SitePrivacy
-from primia.privacy.spend import Spend
+from primia.privacy.spend import Limit, Spend
 
 PLAN = PrivacyPlan(units=1000, batch_size=100, steps=10, rounds=5)
 MakeSite = Callable[..., SitePrivacy]
@@ -30,7 +30,7 @@ def make_site(tmp_path: Path) -> MakeSite:
             ledger,
             federation="fed@x.example",
             run=run,
-            cap=None if cap is None else lambda: cap,
+            limit=None if cap is None else lambda: Limit(cap, "the data's owner", "ask the owner for more"),
         )
 
     return make

@@ -1,0 +1,146 @@
+"""Searching for settings from Python: settings with a space in, a sweep folder out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from primia.api.preparation import check_output, resolved, store_bytes
+from primia.cluster.session import ClusterResources, ray_session
+from primia.config.reader import differences, dump_config
+from primia.config.settings import Settings
+from primia.data.federation import FederatedData
+from primia.errors import RunError
+from primia.federation.run_data import PackProgress, run_data
+from primia.files import atomic_text
+from primia.search.demo import with_demo_space
+from primia.search.folder import SweepFolder
+from primia.search.records import TrialRecord
+from primia.search.results import begin_summary, write_results
+from primia.search.space import Space
+from primia.search.study import SweepStudy, earlier_sweeps, other_conditions
+
+if TYPE_CHECKING:  # Ray
+    from primia.search.watch import SweepProgress
+
+_MAY_CHANGE = ("trials", "time_limit", "target", "max_concurrent", "replicas", "max_epsilon")
+"""Keys of [search] that a resumed sweep may be given anew: they change no trial that there is."""
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep: its folder and what is in it."""
+
+    path: Path
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """``sweep.json`` as a dict."""
+        return SweepFolder(self.path).read_summary()
+
+    @property
+    def records(self) -> list[TrialRecord]:
+        """All trials."""
+        return SweepFolder(self.path).records()
+
+
+@dataclass(frozen=True)
+class SweepStart:
+    """What is known before the first trial: the folder, the space, what is to be said, and the cluster."""
+
+    folder: Path
+    space: Space
+    notices: tuple[str, ...]
+    cluster: ClusterResources
+
+
+def tune(
+    settings: Settings | None = None,
+    *,
+    resume: Path | str | None = None,
+    address: str | None = None,
+    dashboard: bool = False,
+    on_start: Callable[[SweepStart], None] | None = None,
+    on_progress: Callable[[SweepProgress], None] | None = None,
+    on_pack: PackProgress | None = None,
+) -> Sweep:
+    """Search for settings of a federation, and return the finished sweep.
+
+    Args:
+        settings: base and space (``[search]``); None: a small space over the built-in demonstration, or with ``resume`` the settings of
+            that sweep. A resumed sweep may be given other limits (trials, time, target, concurrency, epsilon) and nothing else.
+        resume: folder of a sweep to go on with: unfinished trials go on from their last round.
+        address: a running Ray cluster; None: a local one for the length of the call.
+        dashboard: also start Ray's dashboard, on a local cluster.
+        on_start: called once, when all is checked and the cluster is up.
+        on_progress: called several times a second with a :class:`~primia.search.watch.SweepProgress`.
+        on_pack: called as (what, done, total) while images are packed into shards.
+
+    Raises:
+        PrimiaError: one of its subclasses, with one line that says what is wrong and what to do.
+        KeyboardInterrupt: what is on record can be gone on with by ``resume``.
+    """
+    begun = perf_counter()
+    settings = _resumed_settings(settings, Path(resume)) if resume else resolved(with_demo_space(settings or Settings()))
+    space = Space.of(settings)
+    study, notices = SweepStudy(space), []
+    for earlier in earlier_sweeps(space):
+        known = study.add(earlier.records())
+        notices.append(f"{known} trials of {earlier.path} are known from the start")
+        if other := other_conditions(space, earlier):
+            notices.append(f"{earlier.path} had other settings, so its results may not compare: {'; '.join(other)}")
+    check_output(settings.run.output)
+    data = None if space.needs_own_actors else run_data(settings, on_pack)
+    folder = _opened(Path(resume).resolve(), settings, data) if resume else _created(settings, data)
+    records = folder.records()
+    earlier_s = begin_summary(folder, settings.search)
+
+    def finish(status: str, rows: Iterable[TrialRecord], reason: str = "") -> None:
+        write_results(folder, space, rows, status, reason, earlier_s + perf_counter() - begun)
+
+    try:
+        with ray_session(
+            address, store_bytes=store_bytes(len(data.sites) if data else settings.data.sites), dashboard=dashboard
+        ) as cluster:
+            from primia.search.sweep import run_sweep
+
+            if on_start:
+                on_start(SweepStart(folder.path, space, tuple(notices), cluster))
+            outcome = run_sweep(folder, space, study, data, cluster, records, on_progress or (lambda progress: None))
+    except KeyboardInterrupt:
+        finish("interrupted", folder.records())
+        raise
+    except BaseException:
+        if not folder.records():
+            folder.remove()
+        raise
+    finish("stopped" if outcome.reason else "complete", outcome.records.values(), outcome.reason)
+    return Sweep(folder.path)
+
+
+def _resumed_settings(given: Settings | None, path: Path) -> Settings:
+    stored = SweepFolder.open(path).settings()
+    if given is None:
+        return stored
+    place = {"name": stored.run.name, "output": stored.run.output}
+    given = resolved(with_demo_space(given.model_copy(update={"run": given.run.model_copy(update=place)})))
+    limits = {key: getattr(given.search, key) for key in _MAY_CHANGE}
+    wanted = stored.model_copy(update={"search": stored.search.model_copy(update=limits)})
+    if changed := differences(wanted, given):
+        raise RunError(f"cannot resume {path} with other settings: {'; '.join(changed)}; leave them out, or start a new sweep")
+    return wanted
+
+
+def _created(settings: Settings, data: FederatedData | None) -> SweepFolder:
+    return SweepFolder.create(settings.run.output / settings.run.name, settings, data.fingerprint if data else "")
+
+
+def _opened(path: Path, settings: Settings, data: FederatedData | None) -> SweepFolder:
+    folder = SweepFolder.open(path)
+    if folder.fingerprint() != (data.fingerprint if data else ""):
+        raise RunError(f"cannot resume {path}: the images have changed since it was started; start a new sweep")
+    atomic_text(folder.config, dump_config(settings))
+    return folder

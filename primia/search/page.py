@@ -1,0 +1,370 @@
+"""A sweep's ``report.html``: what was tried, what came out best and by how much, and which settings matter, on one page."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import quote
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from primia.config.fields import render as render_setting
+from primia.config.fields import value_of
+from primia.config.settings import Settings
+from primia.errors import RunError
+from primia.files import atomic_text
+from primia.report import format as fmt
+from primia.report.html import image_source, render
+from primia.search import figures
+from primia.search.folder import SweepFolder
+from primia.search.importance import FEWEST_TRIALS, METHOD, Parameter, importances, text_of, varied_parameters
+from primia.search.records import State, TrialRecord, best_of, undominated, value_first
+
+ROW_LIMIT = 100
+"""Trials listed on the page; the others are counted."""
+SITE_LIMIT = 20
+
+_RUNNING = "running"
+_STATUS = {
+    _RUNNING: "Not finished: this page shows the trials so far, and primia-ray report writes it anew while the sweep goes on",
+    "stopped": "Stopped before its last trial",
+    "interrupted": "Interrupted before its last trial; primia-ray tune --resume goes on with it",
+}
+_MODES = {"federated": "federated training", "pooled": "training on all images in one place", "local": "training at one site"}
+_STATES = {
+    State.COMPLETE: "trained to the end",
+    State.PRUNED: "ended early (pruned)",
+    State.FAILED: "failed",
+    State.RUNNING: "under way or cut off",
+}
+_SECOND = {"epsilon": "epsilon", "bytes": "bytes moved"}
+_ORDER = (State.COMPLETE, State.RUNNING, State.PRUNED, State.FAILED)
+
+
+class SweepPrivacy(BaseModel):
+    """What all trials together have cost each site."""
+
+    unit: str
+    delta: dict[str, float]
+    accountant: str
+    sites: dict[str, float]
+    trials: int
+    sentence: str
+
+
+class SweepSummary(BaseModel):
+    """``sweep.json``; the defaults are those of a sweep that has not ended. Fields that later versions add are ignored."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    status: str = _RUNNING
+    name: str = ""
+    reason: str = ""
+    best: int | None = None
+    front: tuple[int, ...] = ()
+    given: int | None = None
+    wall_seconds: float | None = None
+    training_seconds: float | None = None
+    started: str = ""
+    max_epsilon: float | None = None
+    privacy: SweepPrivacy | None = None
+    versions: dict[str, str] = {}
+
+
+class Comparison(NamedTuple):
+    """Validation MCC of the best trial and of the settings as given, and how far each had been trained for it."""
+
+    best: float
+    given: float
+    when: str
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep folder, read; ``test_mcc`` and ``synthetic`` are the best trial's own."""
+
+    path: Path
+    settings: Settings
+    records: tuple[TrialRecord, ...]
+    summary: SweepSummary
+    test_mcc: float | None
+    synthetic: bool
+
+    @classmethod
+    def read(cls, folder: SweepFolder) -> Sweep:
+        """Read a sweep, finished or not.
+
+        Raises:
+            RunError: a file cannot be read.
+        """
+        try:
+            summary = SweepSummary.model_validate(folder.read_summary())
+        except (ValidationError, json.JSONDecodeError) as error:
+            raise RunError(f"{folder.summary} cannot be read ({str(error).splitlines()[0]}); was it changed by hand?") from None
+        sweep = cls(folder.path, folder.settings(), tuple(folder.records()), summary, None, False)
+        if sweep.best is None:
+            return sweep
+        run = _run_summary(folder.path / sweep.best.folder)
+        test = run.get("test")
+        test_mcc = test.get("mcc") if isinstance(test, dict) else None
+        return cls(sweep.path, sweep.settings, sweep.records, summary, test_mcc, bool(run.get("synthetic")))
+
+    @property
+    def name(self) -> str:
+        """The sweep's name."""
+        return self.summary.name or self.path.resolve().name
+
+    @property
+    def best(self) -> TrialRecord | None:
+        """The best trial so far."""
+        return best_of(self.records)
+
+    @property
+    def given(self) -> TrialRecord | None:
+        """The trial of the settings as given."""
+        return next((record for record in self.records if record.number == self.summary.given), None)
+
+    @property
+    def front(self) -> list[TrialRecord]:
+        """Complete trials than which none is better in both objectives, the cheapest first."""
+        return undominated(self.records)
+
+    @property
+    def ranked(self) -> list[TrialRecord]:
+        """The best first, then the others trained to the end, then those under way, ended early and failed, each by value."""
+        best = self.best
+        return sorted(self.records, key=lambda record: (record is not best, _ORDER.index(record.state), -value_first(record)))
+
+    def compare_with_given(self) -> Comparison | None:
+        """The best trial against the settings as given; None where one of them is missing or has no result, or they are the same.
+
+        Where one was ended early, both are judged at the same part of their planned rounds: a round need not be the same work in both.
+        """
+        if self.best is None or self.given is None or self.best is self.given or not self.best.curve or not self.given.curve:
+            return None
+        pair = (self.best, self.given)
+        whole = all(trial.state == State.COMPLETE for trial in pair)
+        part = 1.0 if whole else min(_part(trial) for trial in pair)
+        best, given = (trial.value if whole else _value_at(trial, part) for trial in pair)
+        if best is None or given is None:
+            return None
+        rounds = [trial.rounds if whole else round(part * trial.planned_rounds) for trial in pair]
+        when = f"after {fmt.plural(rounds[0], 'round')}" if rounds[0] == rounds[1] else f"after {rounds[0]} and {rounds[1]} rounds"
+        return Comparison(best, given, when if whole or rounds[0] == rounds[1] else f"{when}, the same part of each")
+
+    def second_text(self, value: float | None) -> str:
+        """The second objective as it is written."""
+        if value is None or self.settings.search.second_objective == "epsilon":
+            return fmt.rate(value)
+        return fmt.size(round(value))
+
+
+@dataclass(frozen=True)
+class Row:
+    """A trial in the page's table; ``cells``: one text a parameter."""
+
+    record: TrialRecord
+    second: str
+    cells: list[str]
+    link: str
+
+
+def write_sweep_report(path: Path) -> Path:
+    """Write ``report.html`` into a sweep's folder and return its path. The sweep may still run; the page loads nothing from elsewhere.
+
+    Raises:
+        RunError: the folder is none of a sweep, cannot be read or cannot be written.
+    """
+    folder = SweepFolder.open(path)
+    atomic_text(folder.report, render_sweep(folder))
+    return folder.report
+
+
+def render_sweep(folder: SweepFolder) -> str:
+    """The page as text."""
+    sweep = Sweep.read(folder)
+    search, best = sweep.settings.search, sweep.best
+    parameters = varied_parameters(sweep.records, search.space)
+    importance = importances(sweep.records, parameters)
+    names = list(dict.fromkeys([*search.space, *(name for record in sweep.records for name in record.parameters)]))
+    ranked = sweep.ranked
+    has_second = search.second_objective != "none"
+    return render(
+        "sweep.html",
+        sweep=sweep,
+        search=search,
+        summary=sweep.summary,
+        best=best,
+        status=status(sweep.summary),
+        headline=headline(sweep),
+        caution=caution(sweep),
+        comparison=sweep.compare_with_given(),
+        changes=changes(best, sweep.settings) if best else [],
+        command=f"primia-ray train --config {shlex.quote(str(folder.best))}" if folder.best.is_file() else None,
+        pictures=_pictures(sweep, parameters),
+        importance=importance,
+        importance_picture=image_source(figures.importance_bars(importance.shares)) if importance else None,
+        method=METHOD,
+        fewest=FEWEST_TRIALS,
+        counts={state.value: sum(record.state == state for record in sweep.records) for state in State},
+        slices=[(parameter.name, image_source(figures.slice_of(sweep.records, parameter, best))) for parameter in parameters],
+        second=_SECOND.get(search.second_objective),
+        front=[(record, sweep.second_text(record.second), _link(sweep.path, record)) for record in sweep.front] if has_second else [],
+        front_picture=_front_picture(sweep) if has_second else None,
+        names=names,
+        rows=[_row(sweep, record, names) for record in ranked[:ROW_LIMIT]],
+        hidden=Counter(_STATES[record.state] for record in ranked[ROW_LIMIT:]),
+        schedules=_schedules(sweep),
+        privacy_rows=_privacy_rows(sweep.summary.privacy),
+        largest_epsilon=max((epsilon for record in sweep.records for epsilon in record.epsilon.values()), default=None),
+        space=[(name, expression, _setting(value_of(sweep.settings, name))) for name, expression in search.space.items()],
+        search_settings=[(key, render_setting(value)) for key, value in search if key != "space"],
+    )
+
+
+def headline(sweep: Sweep) -> str:
+    """How many trials of what, the best of them, how much better it is than the settings as given, and how long it took."""
+    return " ".join(
+        part for part in (_trials_sentence(sweep), _best_sentence(sweep), _given_sentence(sweep), _time_sentence(sweep)) if part
+    )
+
+
+def caution(sweep: Sweep) -> str:
+    """Why the validation MCC flatters, and the number that does not."""
+    if sweep.best is None:
+        return ""
+    tried = sum(record.value is not None for record in sweep.records)
+    flatters = f"The validation MCC of the best of {fmt.plural(tried, 'trial')} is optimistic: it was chosen because it is high."
+    if tried == 1:
+        flatters = "Its validation MCC is optimistic: it is that of the best round."
+    if sweep.test_mcc is None:
+        return (
+            f"{flatters} There is no test MCC of this trial, which would be the honest number: have it judged by images that chose nothing."
+        )
+    return f"{flatters} The honest number is its MCC on test images, by which nothing was chosen: {fmt.score(sweep.test_mcc)}."
+
+
+def status(summary: SweepSummary) -> str:
+    """What a reader must know of a sweep that is not complete, with the reason."""
+    said = _STATUS.get(summary.status, f"Status: {summary.status}")
+    return f"{said}: {summary.reason}." if summary.reason else f"{said}."
+
+
+def changes(record: TrialRecord, settings: Settings) -> list[tuple[str, str, str]]:
+    """Key, the value as given and the trial's, of each setting in which they differ."""
+    pairs = ((key, value_of(settings, key), value) for key, value in record.parameters.items())
+    return [(key, _setting(given), _setting(value)) for key, given, value in pairs if given != value]
+
+
+def _trials_sentence(sweep: Sweep) -> str:
+    counts = Counter(record.state for record in sweep.records)
+    if not counts:
+        return "No trial has begun yet."
+    model = "a model of its own choice" if "model.name" in sweep.settings.search.space else sweep.settings.model.name
+    rounds = max(record.planned_rounds for record in sweep.records)
+    told = fmt.listing([f"{counts[state]} {said}" for state, said in _STATES.items() if counts[state]])
+    each = "It" if len(sweep.records) == 1 else "Each"
+    what = f"{each} is a {_MODES[sweep.settings.run.mode]} of {model} over up to {fmt.plural(rounds, 'round')}."
+    return f"{fmt.plural(len(sweep.records), 'trial')}: {told}. {what}"
+
+
+def _best_sentence(sweep: Sweep) -> str:
+    if sweep.best is None:
+        return "None has come to a result yet." if sweep.records else ""
+    return f"The best is trial {sweep.best.number}, with a validation MCC of {fmt.score(sweep.best.value)}."
+
+
+def _given_sentence(sweep: Sweep) -> str:
+    if sweep.best is None or sweep.given is None:
+        return ""
+    if sweep.best is sweep.given:
+        return (
+            "Those are the settings as given: no other trial did better." if len(sweep.records) > 1 else "Those are the settings as given."
+        )
+    if (comparison := sweep.compare_with_given()) is None:
+        return f"The settings as given (trial {sweep.given.number}) came to no result."
+    gain = comparison.best - comparison.given
+    how = f"{fmt.score(abs(gain))} {'more' if gain >= 0 else 'less'} than the settings as given (trial {sweep.given.number})"
+    return f"That is {how}: {fmt.score(comparison.best)} against {fmt.score(comparison.given)}, {comparison.when}."
+
+
+def _time_sentence(sweep: Sweep) -> str:
+    training = sum(record.seconds for record in sweep.records)
+    if sweep.summary.wall_seconds is None:
+        return f"So far it has trained for {fmt.duration(training)}." if training else ""
+    known = sweep.summary.training_seconds
+    return f"It took {fmt.duration(sweep.summary.wall_seconds)}, with {fmt.duration(training if known is None else known)} of training."
+
+
+def _pictures(sweep: Sweep, parameters: Sequence[Parameter]) -> dict[str, str | None]:
+    """By name; None where there is nothing to draw."""
+    records, best = sweep.records, sweep.best
+    has_values, has_curves = any(record.value is not None for record in records), any(record.curve for record in records)
+    drawn = {
+        "history": figures.history(records, best) if has_values else None,
+        "curves": figures.curves(records, best) if has_curves else None,
+        "parallel": figures.parallel_coordinates(records, parameters, best) if parameters else None,
+    }
+    return {name: image_source(svg) if svg else None for name, svg in drawn.items()}
+
+
+def _front_picture(sweep: Sweep) -> str | None:
+    if not any(record.value is not None and record.second is not None for record in sweep.records):
+        return None
+    objective = sweep.settings.search.second_objective
+    return image_source(figures.front(sweep.records, sweep.front, _SECOND[objective], in_bytes=objective == "bytes"))
+
+
+def _row(sweep: Sweep, record: TrialRecord, names: Sequence[str]) -> Row:
+    cells = [text_of(record.parameters.get(name)) for name in names]
+    return Row(record, sweep.second_text(record.second), cells, _link(sweep.path, record))
+
+
+def _schedules(sweep: Sweep) -> list[TrialRecord]:
+    """Trials of population based training that go on from others."""
+    if sweep.settings.search.scheduler != "pbt":
+        return []
+    return [record for record in sweep.records if record.cause and record.state != State.FAILED]
+
+
+def _link(sweep: Path, record: TrialRecord) -> str:
+    """The trial's own page, relative to the sweep's; empty where there is none."""
+    page = f"{record.folder}/report.html"
+    return quote(page) if record.folder and (sweep / page).is_file() else ""
+
+
+def _privacy_rows(privacy: SweepPrivacy | None) -> list[tuple[str, float, float | None]]:
+    """Site, epsilon over all trials and delta, the most spent first."""
+    if privacy is None:
+        return []
+    spent = sorted(privacy.sites.items(), key=lambda item: (-item[1], item[0]))
+    return [(site, epsilon, privacy.delta.get(site)) for site, epsilon in spent[:SITE_LIMIT]]
+
+
+def _setting(value: object) -> str:
+    """As the ``.ini`` has it, numbers to four digits."""
+    return text_of(value) if isinstance(value, float) else render_setting(value) or fmt.MISSING
+
+
+def _part(trial: TrialRecord) -> float:
+    """How much of its planned rounds a trial had trained when it was last validated."""
+    return trial.curve[-1][0] / max(1, trial.planned_rounds)
+
+
+def _value_at(trial: TrialRecord, part: float) -> float | None:
+    """Best validation MCC within the first ``part`` of the planned rounds."""
+    return max((mcc for round_, mcc in trial.curve if round_ <= part * trial.planned_rounds + 1e-9), default=None)
+
+
+def _run_summary(run: Path) -> Mapping[str, object]:
+    """A trial's ``summary.json``; empty where it has none, or none that can be read."""
+    try:
+        document = json.loads((run / "summary.json").read_text())
+    except (OSError, json.JSONDecodeError):
+        return {}
+    return document if isinstance(document, dict) else {}

@@ -1,0 +1,77 @@
+"""What all trials of a sweep have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from primia.config.settings import ResourceSettings, Settings
+from primia.data.federation import FederatedData
+from primia.federation.actors import Actors, plan_actors
+from primia.federation.exchange import Account
+from primia.federation.plan import plan_sites
+from primia.federation.run_data import run_data
+from primia.search.folder import SweepFolder
+from primia.search.records import TrialRecord, Value
+from primia.search.space import Space
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """One trial's part: its number and values, which replica of the sites' actors it uses, and what an earlier part of the sweep left."""
+
+    number: int
+    replica: int
+    parameters: Mapping[str, Value]
+    record: TrialRecord | None = None
+
+
+@dataclass(frozen=True)
+class SweepPlan:
+    """Everything that a trial's process is started with; picklable.
+
+    ``data``, ``actors``: shards and actors that all trials share; None where each makes its own. ``resources``: in numbers instead of
+    "automatic", so that a trial's settings, run again elsewhere, give the same model. ``cluster``: CPUs and GPUs.
+    """
+
+    path: Path
+    space: Space
+    data: FederatedData | None
+    actors: Actors | None
+    resources: ResourceSettings
+    device: str
+    cluster: tuple[int, int]
+
+    @property
+    def folder(self) -> SweepFolder:
+        """The sweep's folder."""
+        return SweepFolder(self.path)
+
+    @property
+    def account(self) -> Account:
+        """The privacy account over all trials."""
+        return Account(self.folder.sites, self.space.base.search.max_epsilon)
+
+    def own_actors(self, settings: Settings) -> Actors:
+        """Actors for one trial alone, of as many as there may be at the same time; packs the images where that has not been done.
+
+        Raises:
+            ConfigError: the cluster cannot offer what the trial's settings ask for.
+        """
+        sites = plan_sites(run_data(settings), settings.run)
+        return plan_actors(settings.resources, sites, *self.cluster, replicas=self.space.base.search.max_concurrent)
+
+    def settings(self, name: str, parameters: Mapping[str, Value]) -> Settings:
+        """A trial's settings, with its run folder among the sweep's trials.
+
+        Raises:
+            ConfigError: the values contradict each other.
+        """
+        settings = self.space.settings(parameters)
+        run = settings.run.model_copy(update={"output": self.folder.trials, "name": name})
+        resources = settings.resources.model_copy(update=self._resolved_resources(parameters))
+        return settings.model_copy(update={"run": run, "resources": resources})
+
+    def _resolved_resources(self, parameters: Mapping[str, Value]) -> dict[str, object]:
+        return {key: value for key, value in self.resources if f"resources.{key}" not in parameters}

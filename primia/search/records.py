@@ -1,0 +1,152 @@
+"""What is known of a sweep's trials: one row each in ``sweep.parquet``, written anew whenever a trial begins or ends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from primia.errors import RunError
+from primia.files import atomic_path
+
+Value = bool | int | float | str
+"""A searched setting's value, of the setting's own type."""
+
+_PREFIX = "param."
+
+
+class State(StrEnum):
+    """How far a trial has come. ``running`` in the file of a sweep that is over: it was interrupted, and can be gone on with."""
+
+    RUNNING = "running"
+    COMPLETE = "complete"
+    PRUNED = "pruned"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """One trial.
+
+    ``parameters``: by ``section.key``, those that had an effect. ``folder``: of its run, within the sweep's. ``value``: best validation MCC
+    so far; None before the first validation. ``second``: the second objective. ``curve``: (round, validation MCC) of each validation.
+    ``seconds``: of training, validation and test. ``bytes``: moved between driver and sites. ``epsilon``: spent in this trial, by site.
+    ``cause``: why it failed, or what it continues.
+    """
+
+    number: int
+    state: State
+    parameters: Mapping[str, Value]
+    folder: str
+    value: float | None = None
+    second: float | None = None
+    rounds: int = 0
+    planned_rounds: int = 0
+    best_round: int = 0
+    seconds: float = 0.0
+    bytes: int = 0
+    curve: Sequence[tuple[int, float]] = ()
+    epsilon: Mapping[str, float] = field(default_factory=dict)
+    cause: str = ""
+
+
+_PLAIN = ("value", "second", "rounds", "planned_rounds", "best_round", "seconds", "bytes", "cause", "folder")
+
+
+def best_of(records: Iterable[TrialRecord]) -> TrialRecord | None:
+    """The trial with the best value among those trained to the end, the first of several; where there is none, among all that have one."""
+    valued = [record for record in records if record.value is not None and record.state is not State.FAILED]
+    complete = [record for record in valued if record.state is State.COMPLETE]
+    return max(complete or valued, key=lambda record: (value_first(record), -record.number), default=None)
+
+
+def undominated(records: Iterable[TrialRecord]) -> list[TrialRecord]:
+    """Complete trials than which none has both a higher value and a smaller second objective, the cheapest first."""
+    complete = [record for record in records if record.state is State.COMPLETE and None not in (record.value, record.second)]
+    front: list[TrialRecord] = []
+    for record in sorted(complete, key=lambda record: (record.second, -value_first(record), record.number)):
+        if not front or value_first(record) > value_first(front[-1]):
+            front.append(record)
+    return front
+
+
+def value_first(record: TrialRecord) -> float:
+    """For sorting: the value, below all others where there is none."""
+    return -2.0 if record.value is None else record.value
+
+
+_SCHEMA = {
+    "trial": pa.int64(),
+    "state": pa.string(),
+    "value": pa.float64(),
+    "second": pa.float64(),
+    "best_round": pa.int64(),
+    "rounds": pa.int64(),
+    "planned_rounds": pa.int64(),
+    "seconds": pa.float64(),
+    "bytes": pa.int64(),
+    "cause": pa.string(),
+    "folder": pa.string(),
+    "curve": pa.list_(pa.struct([("round", pa.int64()), ("mcc", pa.float64())])),
+    "epsilon": pa.map_(pa.string(), pa.float64()),
+}
+
+
+def write_records(records: Iterable[TrialRecord], path: Path) -> None:
+    """Write one row a trial, atomically; parameters are columns ``param.section.key``, null where one had no effect."""
+    rows = sorted(records, key=lambda record: record.number)
+    names = list(dict.fromkeys(name for record in rows for name in record.parameters))
+    columns = {name: pa.array([_row(record)[name] for record in rows], kind) for name, kind in _SCHEMA.items()}
+    columns |= {_PREFIX + name: pa.array([record.parameters.get(name) for record in rows]) for name in names}
+    with atomic_path(path) as temporary:
+        pq.write_table(pa.table(columns), temporary)
+
+
+def read_records(path: Path) -> list[TrialRecord]:
+    """The trials in the order of their numbers.
+
+    Raises:
+        RunError: the file is missing or is none of a sweep.
+    """
+    try:
+        table = pq.read_table(path)
+        return [_record(row) for row in table.to_pylist(maps_as_pydicts="strict")]
+    except FileNotFoundError:
+        raise RunError(f"{path.parent} is not a sweep: it has no {path.name}") from None
+    except (pa.ArrowException, KeyError, ValueError, OSError) as error:
+        raise RunError(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
+
+
+def _row(record: TrialRecord) -> dict[str, object]:
+    return {
+        "trial": record.number,
+        "state": str(record.state),
+        "value": record.value,
+        "second": record.second,
+        "best_round": record.best_round,
+        "rounds": record.rounds,
+        "planned_rounds": record.planned_rounds,
+        "seconds": record.seconds,
+        "bytes": record.bytes,
+        "cause": record.cause,
+        "folder": record.folder,
+        "curve": [{"round": round_, "mcc": mcc} for round_, mcc in record.curve],
+        "epsilon": list(record.epsilon.items()),
+    }
+
+
+def _record(row: Mapping[str, object]) -> TrialRecord:
+    parameters = {name.removeprefix(_PREFIX): value for name, value in row.items() if name.startswith(_PREFIX) and value is not None}
+    plain = {name: row[name] for name in _PLAIN}
+    return TrialRecord(
+        number=row["trial"],  # type: ignore[arg-type]
+        state=State(str(row["state"])),
+        parameters=parameters,  # type: ignore[arg-type]
+        curve=tuple((point["round"], point["mcc"]) for point in row["curve"]),  # type: ignore[attr-defined]
+        epsilon=dict(row["epsilon"] or {}),  # type: ignore[call-overload]
+        **plain,  # type: ignore[arg-type]
+    )

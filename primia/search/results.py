@@ -1,0 +1,143 @@
+"""What comes of a sweep: the best trial and its settings, the front, privacy over all trials, and every trial's report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Any
+
+from primia.config.reader import dump_config
+from primia.config.settings import SearchSettings, Settings
+from primia.errors import RunError
+from primia.federation.history import ALL_SITES
+from primia.federation.run_folder import RunFolder
+from primia.federation.summary import versions
+from primia.files import atomic_text
+from primia.privacy.accounting import history_epsilon
+from primia.privacy.ledger import Ledger
+from primia.report.page import write_report
+from primia.search.folder import SweepFolder
+from primia.search.page import write_sweep_report
+from primia.search.records import TrialRecord, best_of, undominated
+from primia.search.space import Space
+from primia.search.trial_run import with_summary
+
+_MECHANISMS = 16
+"""Kinds of noise and sampling rate that are composed numerically; of more the bound by Rényi divergence is taken, some 10 % above."""
+
+_PRIVACY = (
+    "All {trials} trials of this search were trained on the same images. Together they spent at most epsilon = {epsilon:.4g} at delta = "
+    "{delta:.3g} at each site (unit: one {unit}); since the best of them was chosen after all were seen, this, and not what its own "
+    "training spent, is what its publication costs."
+)
+
+
+def begin_summary(folder: SweepFolder, search: SearchSettings) -> float:
+    """Write ``sweep.json`` as that of a sweep that runs; the seconds that its earlier parts took."""
+    earlier = folder.read_summary()
+    started = {"name": folder.path.name, "started": datetime.now(UTC).isoformat(timespec="seconds"), "wall_seconds": 0.0}
+    known = {key: earlier.get(key, value) for key, value in started.items()}
+    folder.write_summary(known | {"status": "running", "given": 1 if search.try_given else None})
+    return float(str(known["wall_seconds"]))
+
+
+def write_results(folder: SweepFolder, space: Space, records: Iterable[TrialRecord], status: str, reason: str, wall_s: float) -> None:
+    """Write the sweep folder's results; ``wall_s``: seconds of the whole sweep, earlier parts of it included.
+
+    ``status``: complete, stopped (for a ``reason``, before the last trial), or interrupted, where the trials' own reports are left out.
+
+    Raises:
+        RunError: a file cannot be written.
+    """
+    rows = [_with_run(record, folder, space) for record in records]
+    folder.write_records(rows)
+    best = best_of(rows)
+    if best:
+        atomic_text(folder.best, _best_ini(folder, best, space.base))
+    search = space.base.search
+    folder.write_summary(
+        {
+            **folder.read_summary(),
+            "status": status,
+            "reason": reason,
+            "best": best.number if best else None,
+            "value": best.value if best else None,
+            "front": [record.number for record in undominated(rows)] if search.second_objective != "none" else [],
+            "wall_seconds": wall_s,
+            "training_seconds": sum(record.seconds for record in rows),
+            "max_epsilon": search.max_epsilon,
+            "privacy": _privacy(folder, space, rows),
+            "versions": versions(),
+        }
+    )
+    if status != "interrupted":
+        write_trial_reports(folder, rows)
+    write_sweep_report(folder.path)
+
+
+def write_trial_reports(folder: SweepFolder, records: Iterable[TrialRecord]) -> None:
+    """Write the report of every finished trial that has none."""
+    for record in records:
+        run = folder.path / record.folder
+        if RunFolder(run).summary.exists() and not (run / "report.html").exists():
+            write_report(run)
+
+
+def _with_run(record: TrialRecord, folder: SweepFolder, space: Space) -> TrialRecord:
+    """With what the run's own summary says, which a trial that the scheduler has ended could not tell any more."""
+    with suppress(RunError):
+        return with_summary(record, RunFolder(folder.path / record.folder).read_summary(), space.base.search.second_objective)
+    return record
+
+
+def _best_ini(folder: SweepFolder, best: TrialRecord, base: Settings) -> str:
+    """The trial's settings as those of a run of its own, beside the sweep."""
+    settings = RunFolder(folder.path / best.folder).settings()
+    run = settings.run.model_copy(update={"name": "", "output": base.run.output})
+    head = f"# Trial {best.number} of the sweep {folder.path.name}: validation MCC {best.value:.4f} at equal seed, threads and actors."
+    if best.cause:
+        head += f"\n# It {best.cause}, so these settings alone need not reach that."
+    return f"{head}\n{dump_config(settings.model_copy(update={'run': run}))}"
+
+
+def _privacy(folder: SweepFolder, space: Space, records: Sequence[TrialRecord]) -> dict[str, Any] | None:
+    settings = space.base.privacy
+    spent = _by_ledgers(folder, space.base) or _by_summaries(folder, records)
+    if not spent:
+        return None
+    worst = max(spent.values())
+    return {
+        "unit": settings.unit,
+        "accountant": settings.accountant,
+        "delta": {site: delta for site, (_, delta) in spent.items()},
+        "sites": {site: total for site, (total, _) in spent.items()},
+        "trials": len(records),
+        "sentence": _PRIVACY.format(trials=len(records), epsilon=worst[0], delta=worst[1], unit=settings.unit),
+    }
+
+
+def _by_ledgers(folder: SweepFolder, base: Settings) -> dict[str, tuple[float, float]]:
+    """(epsilon, delta) of each site over all trials, by the sweep's own ledgers: also what failed and interrupted trials have spent."""
+    ledgers = {path.parent.name: path for path in folder.sites.glob("*/privacy.jsonl")}
+    if (folder.sites / "privacy.jsonl").exists():
+        ledgers[ALL_SITES] = folder.sites / "privacy.jsonl"
+    spent = {}
+    for site, path in sorted(ledgers.items()):
+        if charges := Ledger(path).charges(base.federation.identity):
+            delta = charges[-1].delta
+            spends = [charge.spend for charge in charges]
+            spent[site] = history_epsilon(spends, delta, base.privacy.accountant, _MECHANISMS), delta
+    return spent
+
+
+def _by_summaries(folder: SweepFolder, records: Sequence[TrialRecord]) -> dict[str, tuple[float, float]]:
+    """The same where the ledgers are in the sites' boxes: as the sites have stated it."""
+    spent: dict[str, tuple[float, float]] = {}
+    for record in records:
+        with suppress(RunError):
+            privacy: Any = RunFolder(folder.path / record.folder).read_summary()["privacy"]
+            for site, statement in privacy["sites"].items():
+                if (total := statement["epsilon_all_runs"]) is not None:
+                    spent[site] = max(spent.get(site, (0.0, 0.0)), (total, statement["delta"]))
+    return spent

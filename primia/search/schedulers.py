@@ -1,0 +1,48 @@
+"""Who ends trials early: Ray Tune's schedulers, on validation MCC by the part of its rounds that a trial has done."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule, PopulationBasedTraining, TrialScheduler
+
+from primia.data.randomness import stream
+from primia.search.space import Space
+from primia.search.trial import ASSIGNMENT, MCC, PERCENT
+
+_WHOLE = 100  # percent
+_FEWEST = 3  # trials whose median says something
+
+
+def build_scheduler(space: Space) -> TrialScheduler:
+    """The scheduler that ``[search]`` asks for.
+
+    Rungs and intervals count in per cent of a trial's own rounds, so that trials with other numbers of rounds compare at the same share
+    of their work.
+    """
+    search = space.base.search
+    grace = max(1, round(_WHOLE * search.grace))
+    common: dict[str, Any] = {"time_attr": PERCENT, "metric": MCC, "mode": "max"}
+    if search.scheduler == "asha":
+        return ASHAScheduler(**common, max_t=_WHOLE, grace_period=grace, reduction_factor=search.reduction)
+    if search.scheduler == "median":
+        return MedianStoppingRule(**common, grace_period=grace, min_samples_required=_FEWEST)
+    if search.scheduler == "pbt":
+        return PopulationBasedTraining(**common, perturbation_interval=grace, custom_explore_fn=_Explorer(space), log_config=False)
+    return FIFOScheduler()  # type: ignore[no-untyped-call]
+
+
+class _Explorer:
+    """Changes what a trial takes over from a better one."""
+
+    def __init__(self, space: Space) -> None:
+        self._space = space
+        self._times = 0
+
+    def __call__(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        self._times += 1
+        generator = stream(self._space.base.search.seed, "explore", self._times)
+        assignment = config[ASSIGNMENT]
+        changed = self._space.changed(assignment["parameters"], generator)
+        return {**config, ASSIGNMENT: {**assignment, "parameters": changed, "record": None}}

@@ -1,0 +1,153 @@
+"""A sweep: hospital actors started once, trials by Ray Tune on them, and the sweep folder that comes of it."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray import tune
+
+from primia.cluster.session import ClusterResources, set_environment
+from primia.config.settings import SearchSettings
+from primia.data.federation import FederatedData
+from primia.errors import PrimiaError
+from primia.federation.actors import ActorPool, device_of, plan_actors
+from primia.federation.plan import plan_sites
+from primia.search.folder import SweepFolder
+from primia.search.plan import SweepPlan
+from primia.search.records import TrialRecord
+from primia.search.schedulers import build_scheduler
+from primia.search.searcher import SweepSearcher
+from primia.search.space import Space
+from primia.search.study import SweepStudy
+from primia.search.trial import ASSIGNMENT, FederatedTrial, trial_name
+from primia.search.watch import OnProgress, SweepWatch
+
+_QUIET = {
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_GLOBAL_CHECKPOINT_S": "86400",
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+}
+"""Ray Tune neither prints, nor logs, nor catches Ctrl-C, nor saves its own state: the sweep folder has all."""
+
+_DEATHS = 2
+"""Times that a trial whose process died is started again, from its last round."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What is known of all trials, and why the sweep ended before its last one (empty where it did not)."""
+
+    records: Mapping[int, TrialRecord]
+    reason: str
+
+
+def run_sweep(
+    folder: SweepFolder,
+    space: Space,
+    study: SweepStudy,
+    data: FederatedData | None,
+    cluster: ClusterResources,
+    records: Sequence[TrialRecord],
+    on_progress: OnProgress,
+) -> Outcome:
+    """Run a sweep to its end, or on from ``records``; inside a Ray session.
+
+    Raises:
+        ConfigError: the cluster can never offer what is asked for.
+        ClusterError: the sites' actors do not start.
+        KeyboardInterrupt: what is on record by then can be gone on with.
+    """
+    search = space.base.search
+    replicas = min(search.replicas or search.max_concurrent, search.max_concurrent)
+    scratch = tempfile.TemporaryDirectory(prefix="primia-tune-")
+    with set_environment(_QUIET), scratch as state, _pool(space, data, cluster, replicas) as pool:
+        plan = _plan(folder, space, data, pool, cluster)
+        watch = SweepWatch(folder, search, {record.number: record for record in records}, on_progress)
+        trainable = tune.with_resources(tune.with_parameters(FederatedTrial, plan=plan), _resources(plan))
+        # Not a Tuner: that pickles all it is given, at once and into a file, for a way of resuming that is not used here.
+        tune.run(
+            trainable,
+            name="tune",
+            storage_path=state,
+            scheduler=build_scheduler(space),
+            **_supply(SweepSearcher(study, records, search.trials, replicas), search),
+            callbacks=[watch],
+            stop=watch.enough,
+            max_failures=_DEATHS,
+            raise_on_failed_trial=False,
+            reuse_actors=True,
+            trial_name_creator=_name,
+            trial_dirname_creator=_name,
+            verbose=0,
+        )
+    return Outcome(watch.records, watch.enough.reason)
+
+
+def _supply(searcher: SweepSearcher, search: SearchSettings) -> dict[str, Any]:
+    """Where Ray gets its trials from: one by one from the searcher, or for population based training all at once."""
+    if search.scheduler != "pbt":
+        return {"search_alg": searcher, "num_samples": search.trials, "max_concurrent_trials": search.max_concurrent}
+    # A population waits for its last member, so the resources alone say how many train at the same time.
+    population = [config[ASSIGNMENT] for number in range(search.trials) if isinstance(config := searcher.suggest(str(number)), dict)]
+    return {"config": {ASSIGNMENT: tune.grid_search(population)}}
+
+
+def _plan(folder: SweepFolder, space: Space, data: FederatedData | None, pool: ActorPool | None, cluster: ClusterResources) -> SweepPlan:
+    wanted = space.base.resources
+    if pool:
+        actors = pool.actors
+        wanted = wanted.model_copy(update={"actors": len(actors.hosts), "threads": actors.options.threads})
+    device = device_of(wanted, cluster.gpus)
+    return SweepPlan(folder.path, space, data, pool.actors if pool else None, wanted, device, (cluster.cpus, cluster.gpus))
+
+
+@contextmanager
+def _pool(space: Space, data: FederatedData | None, cluster: ClusterResources, replicas: int) -> Iterator[ActorPool | None]:
+    """The sites' actors for all trials; None where each trial needs its own."""
+    if data is None:
+        yield None
+        return
+    base = space.base
+    actors = plan_actors(base.resources, plan_sites(data, base.run), cluster.cpus, cluster.gpus, replicas)
+    pool = ActorPool(actors, f"{base.run.name}-{os.getpid()}", replicas)
+    try:
+        yield pool
+    finally:
+        pool.close()
+
+
+def _resources(plan: SweepPlan) -> Any:
+    """A trial's own process, on this node and without a CPU; with actors of its own a placement group that holds these too."""
+    process = {_this_node(): 1 / plan.space.base.search.max_concurrent}
+    if plan.actors:
+        return tune.PlacementGroupFactory([process])
+
+    def group(config: Mapping[str, Any]) -> Any:
+        try:
+            actors = plan.own_actors(plan.settings("", config[ASSIGNMENT]["parameters"]))
+        except PrimiaError:
+            return tune.PlacementGroupFactory([process])  # the trial meets the same error, and tells it
+        share = {"CPU": actors.options.cpus, "GPU": actors.options.gpus}
+        return tune.PlacementGroupFactory([process, *({name: part for name, part in share.items() if part} for _ in actors.hosts)])
+
+    return group
+
+
+def _this_node() -> str:
+    """The resource that only this node has: trials write into the sweep folder, which lies here."""
+    here = ray.get_runtime_context().get_node_id()
+    offers: dict[str, float] = next(node["Resources"] for node in ray.nodes() if node["NodeID"] == here)  # type: ignore[no-untyped-call]
+    return next(name for name in offers if name.startswith("node:") and not name.startswith("node:__"))
+
+
+def _name(trial: Any) -> str:
+    return trial_name(trial.config[ASSIGNMENT]["number"])

@@ -1,0 +1,233 @@
+"""One trial: a federation with the trial's settings, trained like any other, that tells how far it is after each validation."""
+
+from __future__ import annotations
+
+import shutil
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from threading import Event as Flag
+from time import time
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from primia.config.settings import Settings
+from primia.data.federation import FederatedData
+from primia.errors import PrimiaError
+from primia.federation.checkpoint import Checkpoints
+from primia.federation.driver import run_federation
+from primia.federation.events import Event, RoundFinished, RunFinished
+from primia.federation.history import ALL_SITES
+from primia.federation.hosts import RayHosts
+from primia.federation.run_data import run_data
+from primia.federation.run_folder import RunFolder
+from primia.federation.setup import RunSetup
+from primia.privacy.errors import BudgetSpent
+from primia.search.plan import Assignment, SweepPlan
+from primia.search.records import State, TrialRecord
+from primia.search.tensorboard import write_trial
+
+_PRUNED = "the search has better trials (search.scheduler)"
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a trial says of itself; ``percent`` of its rounds are done, 0 where it failed, so that no rung counts it.
+
+    ``is_spent``: there is no privacy left for this trial or any other.
+    """
+
+    record: TrialRecord
+    percent: float
+    is_over: bool = False
+    is_spent: bool = False
+
+
+class TrialRun:
+    """Iterate over :meth:`told` for as long as the trial shall go on, then call :meth:`end`.
+
+    What an earlier part of the sweep left is told again before the trial goes on, so that searcher and scheduler come to know it.
+    """
+
+    def __init__(self, plan: SweepPlan, assignment: Assignment, make_hosts: type[RayHosts] = RayHosts) -> None:
+        self._make_hosts = make_hosts
+        self._plan = plan
+        self._assignment = assignment
+        self._ending = ""
+        self._live: Iterator[Told] | None = None
+        number, earlier = assignment.number, assignment.record
+        place, cause = (earlier.folder, earlier.cause) if earlier else (plan.folder.place(number), "")
+        self._record = TrialRecord(number, State.RUNNING, dict(assignment.parameters), place, cause=cause)
+
+    @property
+    def record(self) -> TrialRecord:
+        """What is known so far."""
+        return self._record
+
+    @property
+    def folder(self) -> RunFolder:
+        """The trial's run folder."""
+        return RunFolder(self._plan.path / self._record.folder)
+
+    def told(self) -> Iterator[Told]:
+        """How far the trial is, after each validation; the last one ``is_over``. A failure is told as well, never raised."""
+        earlier = self._assignment.record
+        if earlier and earlier.state is not State.RUNNING:
+            yield from _repeated(earlier)
+            return
+        try:
+            self._live = self._trained()
+            yield from self._live
+        except Exception as error:
+            yield self._failed(error)
+
+    def end(self, *, prune: bool) -> None:
+        """End a trial that is not over: with ``prune`` at once and for good, with its best model so far; else as if it were interrupted."""
+        if self._live is None:
+            return
+        if prune:
+            self._ending = _PRUNED
+            with suppress(Exception):  # what cannot be written any more leaves an unfinished run, which can be gone on with
+                for _ in self._live:
+                    pass
+        self._live.close()  # type: ignore[attr-defined]
+        self._live = None
+
+    def branch(self, origin: TrialRecord, saved: Path) -> None:
+        """Go on from what another trial has saved, with this trial's settings and in a new run folder: population based training."""
+        why = f"goes on from trial {origin.number} after round {origin.rounds}"
+        place = f"{self._plan.folder.place(self._record.number)}-from-{origin.rounds:03d}"
+        self._record = replace(self._record, folder=place, cause=f"{origin.cause}; {why}" if origin.cause else why)
+        self.folder.remove()
+        settings = self._settings()
+        made = RunFolder.create(self.folder.path, settings, self._data(settings).fingerprint)
+        shutil.copytree(saved / made.checkpoints.name, made.checkpoints)
+        for file in (made.history, made.facts):
+            shutil.copy(saved / file.name, file)
+
+    def save(self, to: Path) -> None:
+        """Copy the last round's checkpoint, the rounds so far, and the sites' facts.
+
+        Raises:
+            RunError: the checkpoint, which is written in the background, does not come.
+        """
+        run = self.folder
+        Checkpoints(run.checkpoints, 1).copy(self._record.rounds, to / run.checkpoints.name)
+        for file in (run.history, run.facts):
+            shutil.copy(file, to / file.name)
+
+    def _trained(self) -> Iterator[Told]:
+        settings, plan = self._settings(), self._plan
+        data = self._data(settings)
+        folder = self._opened(settings, data.fingerprint)
+        yield from self._earlier_rounds(folder, settings.federation.rounds)
+        if folder.summary.exists():
+            yield self._finished(folder.read_summary())
+            return
+        setup = RunSetup.of(
+            settings, data, folder.path,
+            started_at=time(), device=plan.device, account=plan.account, identities=plan.space.base.run.output / ".identity",
+        )  # fmt: skip
+        actors = plan.actors or plan.own_actors(settings)
+        hosts = self._make_hosts(replace(actors, replica=self._assignment.replica), settings.federation.round_deadline, Flag())
+        try:
+            for event in run_federation(setup, hosts, lambda: self._ending):
+                if told := self._heard(event):
+                    yield told
+        finally:
+            hosts.close(setup.charter_id)
+
+    def _settings(self) -> Settings:
+        return self._plan.settings(Path(self._record.folder).name, self._record.parameters)
+
+    def _data(self, settings: Settings) -> FederatedData:
+        return self._plan.data or run_data(settings)
+
+    def _opened(self, settings: Settings, fingerprint: str) -> RunFolder:
+        """The run folder: made anew, unless it is there whole."""
+        folder = self.folder
+        if not (folder.config.is_file() and folder.data.is_file()):
+            folder.remove()
+            return RunFolder.create(folder.path, settings, fingerprint)
+        return folder
+
+    def _earlier_rounds(self, folder: RunFolder, rounds: int) -> Iterator[Told]:
+        """What is checkpointed, told again."""
+        done = Checkpoints(folder.checkpoints, 1).rounds()
+        if not done or not folder.history.exists():
+            return
+        rows = pq.read_table(folder.history, filters=[("round", "<=", done[-1]), ("site", "=", ALL_SITES)]).to_pylist()
+        for row in sorted(rows, key=lambda row: row["round"]):
+            self._count(row["round"], rounds, row["seconds"] or 0.0, row["validation_mcc"])
+            if row["validation_mcc"] is not None and row["round"] < rounds:
+                yield self._so_far()
+
+    def _heard(self, event: Event) -> Told | None:
+        if isinstance(event, RoundFinished):
+            mcc = float(str(event.validation["mcc"])) if event.validation else None
+            self._count(event.round, event.rounds, event.seconds, mcc)
+            # What the last round tells goes with the end of the run.
+            return self._so_far() if event.validation and event.round < event.rounds else None
+        if isinstance(event, RunFinished):
+            return self._finished(event.summary)
+        return None
+
+    def _count(self, round_: int, rounds: int, seconds: float, mcc: float | None) -> None:
+        record = replace(self._record, rounds=round_, planned_rounds=rounds, seconds=self._record.seconds + seconds)
+        if mcc is not None:
+            record = replace(record, curve=(*record.curve, (round_, mcc)))
+            if record.value is None or mcc > record.value:
+                record = replace(record, value=mcc, best_round=round_)
+        self._record = record
+
+    def _so_far(self) -> Told:
+        return Told(self._record, 100 * self._record.rounds / self._record.planned_rounds)
+
+    def _finished(self, summary: Mapping[str, object]) -> Told:
+        state = State.PRUNED if summary["status"] == "pruned" else State.COMPLETE
+        self._record = with_summary(replace(self._record, state=state), summary, self._plan.space.base.search.second_objective)
+        write_trial(self.folder.tensorboard, self._record.parameters, self._record.value)
+        return Told(self._record, 100.0, is_over=True)
+
+    def _failed(self, error: Exception) -> Told:
+        expected = isinstance(error, PrimiaError)
+        cause = str(error) if expected else f"{type(error).__name__}: {error}"
+        if not expected:
+            with suppress(OSError), self.folder.logging() as logger:
+                logger.error("%s", traceback.format_exc())
+            cause += f"; traceback in {self._record.folder}/{self.folder.log.name}"
+        record = replace(self._record, state=State.FAILED, cause=cause)
+        return Told(record, 0.0, is_over=True, is_spent=isinstance(error, BudgetSpent))
+
+
+def with_summary(record: TrialRecord, summary: Mapping[str, Any], second: str) -> TrialRecord:
+    """A record with what its run's ``summary.json`` says: best model, bytes, epsilon, and the second objective."""
+    moved = summary["communication"]["up_bytes"] + summary["communication"]["down_bytes"]
+    epsilon = {name: site["epsilon"] for name, site in summary["privacy"]["sites"].items()}
+    objectives = {"none": None, "bytes": float(moved), "epsilon": max(epsilon.values(), default=None)}
+    timing = summary["timing"]
+    return replace(
+        record,
+        value=summary["validation"]["mcc"],
+        second=objectives[second],
+        best_round=summary["best_round"],
+        rounds=summary["rounds"],
+        seconds=sum(timing.get(phase, 0.0) for phase in ("training", "validation", "test")),
+        bytes=moved,
+        epsilon=epsilon,
+    )
+
+
+def _repeated(record: TrialRecord) -> Iterator[Told]:
+    """A trial that is over, as it was told."""
+    for told in range(1, len(record.curve)):
+        so_far, round_ = record.curve[:told], record.curve[told - 1][0]
+        best_round, best = max(so_far, key=lambda point: point[1])
+        yield Told(
+            replace(record, state=State.RUNNING, value=best, best_round=best_round, curve=so_far, rounds=round_),
+            100 * round_ / record.planned_rounds,
+        )
+    yield Told(record, 100 * record.rounds / max(1, record.planned_rounds), is_over=True)

@@ -1,0 +1,114 @@
+"""Watches a sweep from the process that runs it: keeps the record, tells the audience, and says when it is enough."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from time import monotonic
+from typing import Any
+
+from ray.tune import Callback, Stopper
+
+from primia.config.settings import SearchSettings
+from primia.search.folder import SweepFolder
+from primia.search.records import State, TrialRecord
+from primia.search.trial import ASSIGNMENT, TOLD
+from primia.search.trial_run import Told
+
+
+@dataclass(frozen=True)
+class SweepProgress:
+    """A sweep under way: what is known of its trials, how many there will be, and the seconds since it was started or resumed."""
+
+    records: Mapping[int, TrialRecord]
+    trials: int
+    concurrent: int
+    elapsed_s: float
+    time_limit_s: float | None
+
+
+OnProgress = Callable[[SweepProgress], None]
+
+
+class SweepWatch(Callback):
+    """Hears of all trials. A record of a trial that is over does not change any more."""
+
+    def __init__(self, folder: SweepFolder, search: SearchSettings, records: Mapping[int, TrialRecord], on_progress: OnProgress) -> None:
+        self.records = dict(records)
+        self.enough = Enough(search)
+        self._folder = folder
+        self._search = search
+        self._on_progress = on_progress
+        self._begun = monotonic()
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A trial begins, or goes on."""
+        number = _number(trial)
+        if number not in self.records:
+            self._put(TrialRecord(number, State.RUNNING, dict(trial.config[ASSIGNMENT]["parameters"]), self._folder.place(number)))
+            self._folder.write_records(self.records.values())
+
+    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
+        """A trial has validated, or is over."""
+        told: Told = result[TOLD]
+        self._put(told.record)
+        self.enough.hear(told)
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A trial is over, or the scheduler has ended it."""
+        record = self.records[_number(trial)]
+        if record.state is State.RUNNING:
+            self._put(replace(record, state=State.PRUNED))
+        self._folder.write_records(self.records.values())
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A trial's process died, and again when it was started anew."""
+        record = self.records[_number(trial)]
+        self._put(replace(record, state=State.FAILED, cause="its process died; see memory, and the log of its run"))
+        self._folder.write_records(self.records.values())
+
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """Ray has looked around."""
+        self._on_progress(
+            SweepProgress(
+                self.records, self._search.trials, self._search.max_concurrent, monotonic() - self._begun, self._search.time_limit
+            )
+        )
+
+    def _put(self, record: TrialRecord) -> None:
+        known = self.records.get(record.number)
+        if known is None or known.state is State.RUNNING:
+            self.records[record.number] = record
+
+
+class Enough(Stopper):
+    """Ends a sweep before its last trial; ``reason`` says why, empty as long as it goes on."""
+
+    def __init__(self, search: SearchSettings) -> None:
+        self.reason = ""
+        self._search = search
+        self._begun = monotonic()
+
+    def hear(self, told: Told) -> None:
+        """Look at what a trial tells."""
+        target, value = self._search.target, told.record.value
+        if target is not None and value is not None and value >= target:
+            self.reason = f"trial {told.record.number} has reached search.target = {target:g}"
+        if told.is_spent:
+            self.reason = f"privacy is spent (search.max_epsilon): {told.record.cause}"
+
+    def __call__(self, trial_id: str, result: Mapping[str, Any]) -> bool:
+        """Never one trial alone."""
+        return False
+
+    def stop_all(self) -> bool:
+        """Whether to end."""
+        limit = self._search.time_limit
+        if not self.reason and limit and monotonic() - self._begun > limit:
+            self.reason = f"search.time_limit = {limit:g} s is over"
+        return bool(self.reason)
+
+
+def _number(trial: Any) -> int:
+    """By its name: under population based training its configuration may be another trial's."""
+    return int(str(trial).rpartition("-")[2])
