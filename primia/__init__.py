@@ -17,7 +17,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from primia.api import EncryptedOptions, Run, audit, evaluate, infer, infer_encrypted, prepare_keys, train
+    from primia.api import EncryptedOptions, Run, Sweep, audit, evaluate, infer, infer_encrypted, prepare_keys, train, tune
     from primia.config.reader import load_config
     from primia.config.settings import Settings
     from primia.inference.predictions import Predictions
@@ -27,6 +27,7 @@ __all__ = [
     "Predictions",
     "Run",
     "Settings",
+    "Sweep",
     "__version__",
     "audit",
     "evaluate",
@@ -35,11 +36,13 @@ __all__ = [
     "load_config",
     "prepare_keys",
     "train",
+    "tune",
 ]
 __version__ = "0.1.0"
 
 _HOMES = {
     "Run": "primia.api",
+    "Sweep": "primia.api",
     "audit": "primia.api",
     "evaluate": "primia.api",
     "EncryptedOptions": "primia.api",
@@ -47,6 +50,7 @@ _HOMES = {
     "infer_encrypted": "primia.api",
     "prepare_keys": "primia.api",
     "train": "primia.api",
+    "tune": "primia.api",
     "load_config": "primia.config.reader",
     "Settings": "primia.config.settings",
     "Predictions": "primia.inference.predictions",

@@ -35,7 +35,8 @@ from primia.federation.member import Member
 from primia.federation.plan import SitePlan, assign_hosts
 from primia.federation.rounds import RoundLoop
 from primia.federation.run_folder import RunFolder
-from primia.federation.setup import RunSetup, prepare_run
+from primia.federation.run_setup import RunSetup
+from primia.federation.setup import prepare_run
 from primia.federation.site import SiteHost
 from primia.federation.update import Vector
 from primia.federation.worker import FederatedWorker

@@ -20,7 +20,9 @@ def resolved(settings: Settings) -> Settings:
     model = settings.model.model_copy(update={"pretrained": file})
     if settings.privacy.is_on and model.normalisation == "batch":
         model = model.model_copy(update={"normalisation": "group"})
-    return settings.model_copy(update={"run": run, "data": data, "model": model})
+    warm_start = tuple(str(Path(name).resolve()) for name in settings.search.warm_start)
+    search = settings.search.model_copy(update={"warm_start": warm_start})
+    return settings.model_copy(update={"run": run, "data": data, "model": model, "search": search})
 
 
 def run_name(settings: Settings) -> str:

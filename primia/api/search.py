@@ -19,9 +19,8 @@ from primia.files import atomic_text
 from primia.search.demo import with_demo_space
 from primia.search.folder import SweepFolder
 from primia.search.records import TrialRecord
-from primia.search.results import begin_summary, write_results
 from primia.search.space import Space
-from primia.search.study import SweepStudy, earlier_sweeps, other_conditions
+from primia.search.study import earlier_results
 
 if TYPE_CHECKING:  # Ray
     from primia.search.watch import SweepProgress
@@ -86,19 +85,16 @@ def tune(
     begun = perf_counter()
     settings = _resumed_settings(settings, Path(resume)) if resume else resolved(with_demo_space(settings or Settings()))
     space = Space.of(settings)
-    study, notices = SweepStudy(space), []
-    for earlier in earlier_sweeps(space):
-        known = study.add(earlier.records())
-        notices.append(f"{known} trials of {earlier.path} are known from the start")
-        if other := other_conditions(space, earlier):
-            notices.append(f"{earlier.path} had other settings, so its results may not compare: {'; '.join(other)}")
+    earlier, notices = earlier_results(space)
     check_output(settings.run.output)
     data = None if space.needs_own_actors else run_data(settings, on_pack)
     folder = _opened(Path(resume).resolve(), settings, data) if resume else _created(settings, data)
     records = folder.records()
-    earlier_s = begin_summary(folder, settings.search)
+    earlier_s = folder.begin(settings.search)
 
     def finish(status: str, rows: Iterable[TrialRecord], reason: str = "") -> None:
+        from primia.search.results import write_results  # not before: it takes a while to load
+
         write_results(folder, space, rows, status, reason, earlier_s + perf_counter() - begun)
 
     try:
@@ -109,7 +105,7 @@ def tune(
 
             if on_start:
                 on_start(SweepStart(folder.path, space, tuple(notices), cluster))
-            outcome = run_sweep(folder, space, study, data, cluster, records, on_progress or (lambda progress: None))
+            outcome = run_sweep(folder, space, earlier, data, cluster, records, on_progress or (lambda progress: None))
     except KeyboardInterrupt:
         finish("interrupted", folder.records())
         raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import floor
 from typing import Any
 
 import ray
@@ -16,7 +17,7 @@ from primia.federation.plan import SitePlan, actor_count, assign_hosts
 from primia.federation.worker import FederatedWorker
 
 _LEAVES_ROOM = 0.999  # for rounding: the shares of all actors must not add up to more than there is
-_START_S = 180.0
+_START_S = 120.0
 
 
 @dataclass(frozen=True)
@@ -69,13 +70,29 @@ def plan_actors(settings: ResourceSettings, sites: Sequence[SitePlan], cpus: int
     actors = len(hosts) * replicas
     on_gpus = device_of(settings, gpus) == "cuda"
     options = WorkerOptions(
-        cpus=settings.cpus_per_actor or round(min(1.0, cpus / actors) * _LEAVES_ROOM, 3),
-        gpus=(settings.gpus_per_actor or round(min(1.0, gpus / actors) * _LEAVES_ROOM, 3)) if on_gpus else 0.0,
+        cpus=settings.cpus_per_actor or _share(cpus, actors),
+        gpus=(settings.gpus_per_actor or _share(gpus, actors)) if on_gpus else 0.0,
         threads=settings.threads or max(1, cpus // actors),
     )
     _check("CPUs", options.cpus, actors, cpus)
     _check("GPUs", options.gpus, actors, gpus)
     return Actors(hosts, options)
+
+
+def _share(there: int, actors: int) -> float:
+    """What each of so many actors may have, at most one; rounded down, so that all together do not need more than there is."""
+    return floor(1000 * _LEAVES_ROOM * min(1.0, there / actors)) / 1000
+
+
+def check_nodes(actors: Actors) -> None:
+    """Raise ConfigError where no node of the running cluster can hold a single one of the actors."""
+    offers = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    for what, each in (("CPU", actors.options.cpus), ("GPU", actors.options.gpus)):
+        largest = max((offer.get(what, 0.0) for offer in offers), default=0.0)
+        if each > largest:
+            raise ConfigError(
+                f"each site actor needs {each:g} {what}s, but the largest node has {largest:g}; lower resources.{what.lower()}s_per_actor"
+            )
 
 
 def _check(what: str, each: float, actors: int, there: int) -> None:
@@ -113,7 +130,7 @@ class ActorPool:
         """Return once all are up.
 
         Raises:
-            ClusterError: some did not start in three minutes; says what they wait for.
+            ClusterError: some did not start in two minutes; says what they wait for.
         """
         self._answers([handle.ping.remote() for handle in self._handles])
 

@@ -1,21 +1,20 @@
-"""The driver: from the sites' facts to the run folder, around the round loop; and the Ray actor that it runs in."""
+"""The driver: from the sites' facts to the run folder, around the round loop."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from threading import Event as Flag
 from time import time
 
 from primia.errors import RunError
-from primia.federation.actors import Actors
 from primia.federation.checkpoint import Best, Checkpoints, RunState
 from primia.federation.events import Event, Notice, RunFinished
-from primia.federation.hosts import Hosts, RayHosts, Stopped
+from primia.federation.hosts import Hosts, Stopped
 from primia.federation.listeners import Listener, LogListener, TensorBoardListener
 from primia.federation.outcome import Evaluated
 from primia.federation.rounds import RoundLoop
 from primia.federation.run_folder import RunFolder
-from primia.federation.setup import Prepared, RunSetup, prepare_run
+from primia.federation.run_setup import RunSetup
+from primia.federation.setup import Prepared, prepare_run
 from primia.federation.summary import build_summary, versions
 from primia.models.file import ModelCard, save_model
 from primia.secagg.identity import Identity
@@ -95,25 +94,3 @@ def _driver_identity(setup: RunSetup) -> Identity:
     """The keys of the federation's driver, kept beside the run folders, so that sites that have pinned them know them again."""
     name = setup.settings.federation.identity
     return Identity.load_or_create(name, (setup.identities or setup.folder.parent / ".identity") / f"{name}.json")
-
-
-class FederationDriver:
-    """The Ray actor that runs one federation. Needs two threads: one for :meth:`run`, one for :meth:`stop`."""
-
-    def __init__(self, setup: RunSetup, actors: Actors) -> None:
-        self._setup = setup
-        self._actors = actors
-        self._stopped = Flag()
-
-    def run(self) -> Iterator[Event]:
-        """Events of the run as they happen; the sites' actors are gone when it ends."""
-        deadline_s = self._setup.settings.federation.round_deadline
-        hosts = RayHosts(self._actors, deadline_s, self._stopped)
-        try:
-            yield from run_federation(self._setup, hosts)
-        finally:
-            hosts.close(self._setup.charter_id)
-
-    def stop(self) -> None:
-        """Ask :meth:`run` to end at once: the round in progress is given up, the last finished one is on disk."""
-        self._stopped.set()

@@ -22,7 +22,7 @@ from primia.data.statistics import Normalisation, PixelSums
 from primia.errors import ProtocolError
 from primia.federation.update import GlobalModel, Update, Vector
 from primia.models.flat import FlatSpec
-from primia.privacy.spend import Limit
+from primia.privacy.account import Account
 from primia.secagg.identity import PublicIdentity
 from primia.secagg.ring import RingVector
 from primia.training.evaluation import Evaluation
@@ -30,20 +30,6 @@ from primia.training.learner import LearnerSpec
 
 Metrics = Mapping[str, object]
 Inbox = Mapping[str, bytes]
-
-
-@dataclass(frozen=True)
-class Account:
-    """A privacy account over several runs: ``folder`` holds the ledgers of sites without a box, ``max_epsilon`` is what no site exceeds."""
-
-    folder: Path
-    max_epsilon: float | None
-
-    def limit(self) -> Limit | None:
-        """``max_epsilon`` as a site's limit over all runs."""
-        if self.max_epsilon is None:
-            return None
-        return Limit(self.max_epsilon, "the search (search.max_epsilon)", "raise it, or search with fewer trials")
 
 
 @dataclass(frozen=True)

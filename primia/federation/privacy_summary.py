@@ -8,7 +8,8 @@ from dataclasses import asdict
 from primia.config.settings import Settings
 from primia.federation.checkpoint import RunState
 from primia.federation.history import ALL_SITES
-from primia.federation.setup import Prepared, RunSetup
+from primia.federation.run_setup import RunSetup
+from primia.federation.setup import Prepared
 from primia.privacy.site import Statement
 from primia.privacy.statement import paragraph
 from primia.secagg.graph import degree, needed

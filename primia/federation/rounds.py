@@ -21,8 +21,9 @@ from primia.federation.history import History, write_history
 from primia.federation.outcome import Evaluated, Outcome, history_rows
 from primia.federation.policies import RunPolicies
 from primia.federation.run_folder import RunFolder
+from primia.federation.run_setup import RunSetup
 from primia.federation.server import build_server_optimizer
-from primia.federation.setup import Prepared, RunSetup
+from primia.federation.setup import Prepared
 from primia.federation.stages import decode
 from primia.federation.update import GlobalModel
 from primia.privacy.errors import BudgetSpent

@@ -7,7 +7,7 @@ import logging
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -134,14 +134,19 @@ class RunFolder:
         """Remove the folder: for a run that failed before its first checkpoint."""
         shutil.rmtree(self.path, ignore_errors=True)
 
-    @contextmanager
-    def logging(self) -> Iterator[logging.Logger]:
+    def logging(self) -> AbstractContextManager[logging.Logger]:
         """A logger that appends to ``run.log``."""
-        logger = logging.Logger(f"primia.run.{self.path.name}", logging.INFO)
-        handler = logging.FileHandler(self.log)
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-        logger.addHandler(handler)
-        try:
-            yield logger
-        finally:
-            handler.close()
+        return file_logger(self.log)
+
+
+@contextmanager
+def file_logger(path: Path) -> Iterator[logging.Logger]:
+    """A logger that appends to a file."""
+    logger = logging.Logger(f"primia.{path}", logging.INFO)
+    handler = logging.FileHandler(path)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logger.addHandler(handler)
+    try:
+        yield logger
+    finally:
+        handler.close()

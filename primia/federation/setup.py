@@ -4,22 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from primia.config.settings import Settings
-from primia.data.federation import FederatedData
 from primia.data.statistics import Normalisation, PixelSums
 from primia.errors import DataError, FederationError
 from primia.federation.collect import CollectedFacts, Collector, PlainCollector
-from primia.federation.exchange import Account, Charter, Session, TrainingFacts
+from primia.federation.exchange import Charter, Session, TrainingFacts
 from primia.federation.history import ALL_SITES
 from primia.federation.hosts import Hosts
-from primia.federation.plan import POOLED, SPLITS, SitePlan, plan_sites, single_learner_steps
+from primia.federation.plan import POOLED, SPLITS, single_learner_steps
 from primia.federation.private_updates import PrivateUpdates, rounding_room
 from primia.federation.run_folder import RunFolder
+from primia.federation.run_setup import RunSetup
 from primia.federation.secure import SecureCollector
 from primia.federation.stages import Stage, build_stages
 from primia.federation.update import GlobalModel
@@ -32,81 +30,6 @@ from primia.privacy.site import PrivacyPlan, SitePrivacy
 from primia.privacy.statistics import normalisation_of, public_normalisation
 from primia.secagg.identity import Identity
 from primia.training.learner import LearnerSpec
-
-
-@dataclass(frozen=True)
-class RunSetup:
-    """Everything that the driver actor is started with; picklable.
-
-    ``account``: of the runs that this is one of. ``identities``: folder of the driver's keys; None: beside the run folders.
-    """
-
-    settings: Settings
-    sites: tuple[SitePlan, ...]
-    classes: tuple[str, ...]
-    channels: int
-    image_size: int
-    synthetic: bool
-    skipped: tuple[str, ...]
-    warnings: tuple[str, ...]
-    device: str
-    folder: Path
-    started_at: float
-    data_seconds: float
-    account: Account | None = None
-    identities: Path | None = None
-
-    @classmethod
-    def of(
-        cls,
-        settings: Settings,
-        data: FederatedData,
-        folder: Path,
-        *,
-        started_at: float,
-        device: str = "cpu",
-        data_seconds: float = 0.0,
-        notices: tuple[str, ...] = (),
-        account: Account | None = None,
-        identities: Path | None = None,
-    ) -> RunSetup:
-        """A run on these images; ``notices`` go to its log beside the data's own warnings."""
-        return cls(
-            settings=settings,
-            sites=plan_sites(data, settings.run),
-            classes=data.classes,
-            channels=data.channels,
-            image_size=data.image_size,
-            synthetic=data.synthetic,
-            skipped=data.skipped,
-            warnings=(*data.warnings, *notices),
-            device=device,
-            folder=folder,
-            started_at=started_at,
-            data_seconds=data_seconds,
-            account=account,
-            identities=identities,
-        )
-
-    @property
-    def charter_id(self) -> str:
-        """Names the run among all that a host serves."""
-        return str(self.folder)
-
-    @property
-    def training_sites(self) -> tuple[str, ...]:
-        """Names of the sites that take part in rounds."""
-        return tuple(site.name for site in self.sites if site.trains)
-
-    @property
-    def selecting_sites(self) -> tuple[str, ...]:
-        """Names of the sites whose validation shard chooses the best model."""
-        return tuple(site.name for site in self.sites if site.selects)
-
-    @property
-    def testing_sites(self) -> tuple[str, ...]:
-        """Names of the sites with a test shard."""
-        return tuple(site.name for site in self.sites if site.test)
 
 
 @dataclass(frozen=True)
@@ -226,7 +149,9 @@ def _private_sites(setup: RunSetup, charter: Charter) -> SitePrivacy | None:
     if settings.privacy.unit != "site":
         return None
     plan = PrivacyPlan(units=sites, batch_size=sites, steps=1, rounds=settings.federation.rounds)
-    ledger = Ledger((charter.account.folder if charter.account else setup.folder) / "privacy.jsonl")
+    folder = charter.account.folder if charter.account else setup.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    ledger = Ledger(folder / "privacy.jsonl")
     limit = None if charter.account is None else charter.account.limit
     return SitePrivacy(settings.privacy, plan, ledger, federation=settings.federation.identity, run=charter.run, limit=limit)
 

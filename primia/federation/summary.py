@@ -10,7 +10,8 @@ from primia.federation.checkpoint import RunState
 from primia.federation.outcome import Evaluated
 from primia.federation.plan import POOLED
 from primia.federation.privacy_summary import privacy_summary
-from primia.federation.setup import Prepared, RunSetup
+from primia.federation.run_setup import RunSetup
+from primia.federation.setup import Prepared
 
 _PACKAGES = ("primia", "torch", "torchvision", "ray", "numpy", "pyarrow")
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
-import torch
 
-from primia.federation.plan import SitePlan
-from primia.federation.site import SiteHost
+if TYPE_CHECKING:
+    from primia.federation.plan import SitePlan
 
 
 class FederatedWorker:
@@ -19,6 +18,11 @@ class FederatedWorker:
     """
 
     def __init__(self, sites: Sequence[SitePlan], threads: int) -> None:
+        import torch  # here: whoever starts an actor names this class, and needs neither torch nor what a site does
+        import torch._dynamo  # which the first optimiser loads: it takes a second, in which others start as well
+
+        from primia.federation.site import SiteHost
+
         torch.set_num_threads(threads)
         self._host = SiteHost(sites)
 

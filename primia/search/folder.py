@@ -6,10 +6,11 @@ import json
 import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from primia.config.reader import dump_config, load_config
-from primia.config.settings import Settings
+from primia.config.settings import SearchSettings, Settings
 from primia.errors import RunError
 from primia.files import atomic_text
 from primia.search.records import TrialRecord, read_records, write_records
@@ -125,6 +126,13 @@ class SweepFolder:
     def write_records(self, records: Iterable[TrialRecord]) -> None:
         """Write ``sweep.parquet`` anew."""
         write_records(records, self.table)
+
+    def begin(self, search: SearchSettings) -> float:
+        """Write ``sweep.json`` as that of a sweep that runs; the seconds that its earlier parts took."""
+        started = {"name": self.path.name, "started": datetime.now(UTC).isoformat(timespec="seconds"), "wall_seconds": 0.0}
+        known = started | self.read_summary()
+        self.write_summary(known | {"status": "running", "given": 1 if search.try_given else None})
+        return float(str(known["wall_seconds"]))
 
     def write_summary(self, summary: Mapping[str, object]) -> None:
         """Write ``sweep.json``; every number in it is finite or null."""

@@ -9,9 +9,9 @@ from pathlib import Path
 from primia.config.settings import ResourceSettings, Settings
 from primia.data.federation import FederatedData
 from primia.federation.actors import Actors, plan_actors
-from primia.federation.exchange import Account
 from primia.federation.plan import plan_sites
 from primia.federation.run_data import run_data
+from primia.privacy.account import Account
 from primia.search.folder import SweepFolder
 from primia.search.records import TrialRecord, Value
 from primia.search.space import Space

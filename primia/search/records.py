@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -55,6 +56,37 @@ class TrialRecord:
 
 
 _PLAIN = ("value", "second", "rounds", "planned_rounds", "best_round", "seconds", "bytes", "cause", "folder")
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a trial says of itself; ``percent`` of its rounds are done, 0 where it failed, so that no rung counts it.
+
+    ``is_spent``: there is no privacy left for this trial or any other.
+    """
+
+    record: TrialRecord
+    percent: float
+    is_over: bool = False
+    is_spent: bool = False
+
+
+def with_summary(record: TrialRecord, summary: Mapping[str, Any], second: str) -> TrialRecord:
+    """A record with what its run's ``summary.json`` says: best model, bytes, epsilon, and the second objective."""
+    moved = summary["communication"]["up_bytes"] + summary["communication"]["down_bytes"]
+    epsilon = {name: site["epsilon"] for name, site in summary["privacy"]["sites"].items()}
+    objectives = {"none": None, "bytes": float(moved), "epsilon": max(epsilon.values(), default=None)}
+    timing = summary["timing"]
+    return replace(
+        record,
+        value=summary["validation"]["mcc"],
+        second=objectives[second],
+        best_round=summary["best_round"],
+        rounds=summary["rounds"],
+        seconds=sum(timing.get(phase, 0.0) for phase in ("training", "validation", "test")),
+        bytes=moved,
+        epsilon=epsilon,
+    )
 
 
 def best_of(records: Iterable[TrialRecord]) -> TrialRecord | None:

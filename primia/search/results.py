@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
 from typing import Any
 
 from primia.config.reader import dump_config
-from primia.config.settings import SearchSettings, Settings
+from primia.config.settings import Settings
 from primia.errors import RunError
 from primia.federation.history import ALL_SITES
 from primia.federation.run_folder import RunFolder
@@ -16,12 +15,11 @@ from primia.federation.summary import versions
 from primia.files import atomic_text
 from primia.privacy.accounting import history_epsilon
 from primia.privacy.ledger import Ledger
-from primia.report.page import write_report
 from primia.search.folder import SweepFolder
 from primia.search.page import write_sweep_report
-from primia.search.records import TrialRecord, best_of, undominated
+from primia.search.records import TrialRecord, best_of, undominated, with_summary
 from primia.search.space import Space
-from primia.search.trial_run import with_summary
+from primia.search.watch import write_trial_report
 
 _MECHANISMS = 16
 """Kinds of noise and sampling rate that are composed numerically; of more the bound by Rényi divergence is taken, some 10 % above."""
@@ -31,15 +29,6 @@ _PRIVACY = (
     "{delta:.3g} at each site (unit: one {unit}); since the best of them was chosen after all were seen, this, and not what its own "
     "training spent, is what its publication costs."
 )
-
-
-def begin_summary(folder: SweepFolder, search: SearchSettings) -> float:
-    """Write ``sweep.json`` as that of a sweep that runs; the seconds that its earlier parts took."""
-    earlier = folder.read_summary()
-    started = {"name": folder.path.name, "started": datetime.now(UTC).isoformat(timespec="seconds"), "wall_seconds": 0.0}
-    known = {key: earlier.get(key, value) for key, value in started.items()}
-    folder.write_summary(known | {"status": "running", "given": 1 if search.try_given else None})
-    return float(str(known["wall_seconds"]))
 
 
 def write_results(folder: SweepFolder, space: Space, records: Iterable[TrialRecord], status: str, reason: str, wall_s: float) -> None:
@@ -72,16 +61,9 @@ def write_results(folder: SweepFolder, space: Space, records: Iterable[TrialReco
         }
     )
     if status != "interrupted":
-        write_trial_reports(folder, rows)
+        for record in rows:
+            write_trial_report(folder.path / record.folder)
     write_sweep_report(folder.path)
-
-
-def write_trial_reports(folder: SweepFolder, records: Iterable[TrialRecord]) -> None:
-    """Write the report of every finished trial that has none."""
-    for record in records:
-        run = folder.path / record.folder
-        if RunFolder(run).summary.exists() and not (run / "report.html").exists():
-            write_report(run)
 
 
 def _with_run(record: TrialRecord, folder: SweepFolder, space: Space) -> TrialRecord:

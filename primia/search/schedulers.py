@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,7 +28,8 @@ def build_scheduler(space: Space) -> TrialScheduler:
     if search.scheduler == "asha":
         return ASHAScheduler(**common, max_t=_WHOLE, grace_period=grace, reduction_factor=search.reduction)
     if search.scheduler == "median":
-        return MedianStoppingRule(**common, grace_period=grace, min_samples_required=_FEWEST)
+        # A time slice without end: it would pause a trial to let another begin, and a pause ends a trial here.
+        return MedianStoppingRule(**common, grace_period=grace, min_samples_required=_FEWEST, min_time_slice=math.inf)  # type: ignore[arg-type]
     if search.scheduler == "pbt":
         return PopulationBasedTraining(**common, perturbation_interval=grace, custom_explore_fn=_Explorer(space), log_config=False)
     return FIFOScheduler()  # type: ignore[no-untyped-call]

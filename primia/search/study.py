@@ -29,7 +29,7 @@ class SweepStudy:
     that was never interrupted, as far as its trials come one after the other.
     """
 
-    def __init__(self, space: Space) -> None:
+    def __init__(self, space: Space, earlier: Iterable[TrialRecord] = ()) -> None:
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -39,6 +39,8 @@ class SweepStudy:
         self._study = optuna.create_study(directions=_DIRECTIONS[: self._objectives])
         self._asked: dict[int, optuna.Trial] = {}
         self._points = self._first_points()
+        for record in earlier:
+            self._add(record)
 
     def suggest(self, number: int) -> dict[str, Value] | None:
         """Values for the trial of that number; None where a grid has no more."""
@@ -68,18 +70,14 @@ class SweepStudy:
         else:
             self._study.tell(trial, state=optuna.trial.TrialState.FAIL)
 
-    def add(self, records: Iterable[TrialRecord]) -> int:
-        """Add finished trials of another sweep; how many of them are points of this space with a result."""
+    def _add(self, record: TrialRecord) -> None:
+        """A finished trial of another sweep, which is a point of this space."""
         import optuna
 
-        added = 0
-        for record in records:
-            replay, values = self._space.replay(record.parameters), _objectives(record, self._objectives)
-            if replay and values and record.state is State.COMPLETE:
-                domains = {name: distribution(domain) for name, domain in replay.distributions.items()}
-                self._study.add_trial(optuna.trial.create_trial(params=replay.values, distributions=domains, values=values))
-                added += 1
-        return added
+        if replay := self._space.replay(record.parameters):
+            domains = {name: distribution(domain) for name, domain in replay.distributions.items()}
+            values = _objectives(record, self._objectives)
+            self._study.add_trial(optuna.trial.create_trial(params=replay.values, distributions=domains, values=values))
 
     def _ask(self, number: int, point: dict[str, Value] | None) -> dict[str, Value]:
         replay = None
@@ -120,17 +118,26 @@ def known_points(space: Space) -> list[dict[str, Value]]:
     return [point for file in files if (point := space.point(load_config(file))) is not None]
 
 
-def earlier_sweeps(space: Space) -> list[SweepFolder]:
-    """The folders among ``search.warm_start``.
+def earlier_results(space: Space) -> tuple[list[TrialRecord], list[str]]:
+    """Finished trials of the sweeps in ``search.warm_start`` that are points of this space, and what is to be said of each sweep.
 
     Raises:
         RunError: one is neither a file nor a sweep's folder.
     """
-    return [SweepFolder.open(Path(name)) for name in space.base.search.warm_start if not Path(name).is_file()]
+    known, notices = [], []
+    count = 1 if space.base.search.second_objective == "none" else 2
+    for sweep in (SweepFolder.open(Path(name)) for name in space.base.search.warm_start if not Path(name).is_file()):
+        complete = [record for record in sweep.records() if record.state is State.COMPLETE and _objectives(record, count)]
+        fitting = [record for record in complete if space.replay(record.parameters)]
+        known += fitting
+        notices.append(f"{len(fitting)} of {len(complete)} finished trials of {sweep.path} are known from the start")
+        if other := _other_conditions(space, sweep):
+            notices.append(f"{sweep.path} had other settings, so its results may not compare: {'; '.join(other)}")
+    return known, notices
 
 
-def other_conditions(space: Space, earlier: SweepFolder) -> list[str]:
-    """Settings beside the searched ones in which an earlier sweep differs, so that its results may not compare."""
+def _other_conditions(space: Space, earlier: SweepFolder) -> list[str]:
+    """Settings beside the searched ones in which an earlier sweep differs."""
     lines = differences(_bare(earlier.settings()), _bare(space.base))
     return [line for line in lines if line.partition(":")[0] not in space.names and not line.startswith(("run.", "resources."))]
 

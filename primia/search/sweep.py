@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from primia.cluster.session import ClusterResources, set_environment
 from primia.config.settings import SearchSettings
 from primia.data.federation import FederatedData
 from primia.errors import PrimiaError
-from primia.federation.actors import ActorPool, device_of, plan_actors
+from primia.federation.actors import ActorPool, check_nodes, device_of, plan_actors
 from primia.federation.plan import plan_sites
 from primia.search.folder import SweepFolder
 from primia.search.plan import SweepPlan
@@ -35,8 +35,14 @@ _QUIET = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_GLOBAL_CHECKPOINT_S": "86400",
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+    "TUNE_FORCE_TRIAL_CLEANUP_S": "60",
 }
-"""Ray Tune neither prints, nor logs, nor catches Ctrl-C, nor saves its own state: the sweep folder has all."""
+"""Ray Tune neither prints, nor logs, nor catches Ctrl-C, nor saves its own state: the sweep folder has all.
+
+It gives a trial that is to end a minute; one that takes longer is as if it were interrupted.
+"""
+
+_HARDLY_ANYTHING = 0.001
 
 _DEATHS = 2
 """Times that a trial whose process died is started again, from its last round."""
@@ -53,13 +59,13 @@ class Outcome:
 def run_sweep(
     folder: SweepFolder,
     space: Space,
-    study: SweepStudy,
+    earlier: Sequence[TrialRecord],
     data: FederatedData | None,
     cluster: ClusterResources,
     records: Sequence[TrialRecord],
     on_progress: OnProgress,
 ) -> Outcome:
-    """Run a sweep to its end, or on from ``records``; inside a Ray session.
+    """Run a sweep to its end, or on from ``records``; inside a Ray session. ``earlier``: results of other sweeps to learn from.
 
     Raises:
         ConfigError: the cluster can never offer what is asked for.
@@ -69,9 +75,11 @@ def run_sweep(
     search = space.base.search
     replicas = min(search.replicas or search.max_concurrent, search.max_concurrent)
     scratch = tempfile.TemporaryDirectory(prefix="primia-tune-")
-    with set_environment(_QUIET), scratch as state, _pool(space, data, cluster, replicas) as pool:
+    watch = SweepWatch(folder, search, {record.number: record for record in records}, on_progress)
+    with set_environment(_QUIET), scratch as state, closing(watch), _pool(space, data, cluster, replicas) as pool:
+        # Trials begin while the sites' actors start, and wait for them; that they do start is seen to beside.
+        watch.enough.unless_up(pool.wait if pool else list)
         plan = _plan(folder, space, data, pool, cluster)
-        watch = SweepWatch(folder, search, {record.number: record for record in records}, on_progress)
         trainable = tune.with_resources(tune.with_parameters(FederatedTrial, plan=plan), _resources(plan))
         # Not a Tuner: that pickles all it is given, at once and into a file, for a way of resuming that is not used here.
         tune.run(
@@ -79,7 +87,7 @@ def run_sweep(
             name="tune",
             storage_path=state,
             scheduler=build_scheduler(space),
-            **_supply(SweepSearcher(study, records, search.trials, replicas), search),
+            **_supply(SweepSearcher(SweepStudy(space, earlier), records, search.trials, replicas), search),
             callbacks=[watch],
             stop=watch.enough,
             max_failures=_DEATHS,
@@ -89,6 +97,7 @@ def run_sweep(
             trial_dirname_creator=_name,
             verbose=0,
         )
+        watch.enough.raise_failure()
     return Outcome(watch.records, watch.enough.reason)
 
 
@@ -118,6 +127,7 @@ def _pool(space: Space, data: FederatedData | None, cluster: ClusterResources, r
         return
     base = space.base
     actors = plan_actors(base.resources, plan_sites(data, base.run), cluster.cpus, cluster.gpus, replicas)
+    check_nodes(actors)
     pool = ActorPool(actors, f"{base.run.name}-{os.getpid()}", replicas)
     try:
         yield pool
@@ -127,7 +137,8 @@ def _pool(space: Space, data: FederatedData | None, cluster: ClusterResources, r
 
 def _resources(plan: SweepPlan) -> Any:
     """A trial's own process, on this node and without a CPU; with actors of its own a placement group that holds these too."""
-    process = {_this_node(): 1 / plan.space.base.search.max_concurrent}
+    search = plan.space.base.search
+    process = {_this_node(): 1 / search.max_concurrent if search.scheduler == "pbt" else _HARDLY_ANYTHING}
     if plan.actors:
         return tune.PlacementGroupFactory([process])
 

@@ -11,8 +11,7 @@ from typing import Any
 from ray.tune import Trainable
 
 from primia.search.plan import Assignment, SweepPlan
-from primia.search.records import State, TrialRecord
-from primia.search.trial_run import Told, TrialRun
+from primia.search.records import State, Told, TrialRecord
 
 ASSIGNMENT = "assignment"
 """Key of a trial's configuration."""
@@ -71,6 +70,8 @@ class FederatedTrial(Trainable):
             self._run.branch(origin, Path(checkpoint_dir))
 
     def _begin(self, config: Mapping[str, Any]) -> None:
+        from primia.search.trial_run import TrialRun  # here: the process that runs the search needs no torch
+
         number = int(self.trial_name.rpartition("-")[2])
         self._run = TrialRun(self._plan, Assignment(**{**config[ASSIGNMENT], "number": number}))
         self._told: Iterator[Told] = self._run.told()

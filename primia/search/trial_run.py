@@ -6,11 +6,10 @@ import shutil
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from threading import Event as Flag
 from time import time
-from typing import Any
 
 import pyarrow.parquet as pq
 
@@ -24,26 +23,13 @@ from primia.federation.history import ALL_SITES
 from primia.federation.hosts import RayHosts
 from primia.federation.run_data import run_data
 from primia.federation.run_folder import RunFolder
-from primia.federation.setup import RunSetup
+from primia.federation.run_setup import RunSetup
 from primia.privacy.errors import BudgetSpent
 from primia.search.plan import Assignment, SweepPlan
-from primia.search.records import State, TrialRecord
+from primia.search.records import State, Told, TrialRecord, with_summary
 from primia.search.tensorboard import write_trial
 
 _PRUNED = "the search has better trials (search.scheduler)"
-
-
-@dataclass(frozen=True)
-class Told:
-    """What a trial says of itself; ``percent`` of its rounds are done, 0 where it failed, so that no rung counts it.
-
-    ``is_spent``: there is no privacy left for this trial or any other.
-    """
-
-    record: TrialRecord
-    percent: float
-    is_over: bool = False
-    is_spent: bool = False
 
 
 class TrialRun:
@@ -124,8 +110,8 @@ class TrialRun:
         data = self._data(settings)
         folder = self._opened(settings, data.fingerprint)
         yield from self._earlier_rounds(folder, settings.federation.rounds)
-        if folder.summary.exists():
-            yield self._finished(folder.read_summary())
+        if folder.summary.exists() and (summary := folder.read_summary())["status"] != "pruned":
+            yield self._finished(summary)
             return
         setup = RunSetup.of(
             settings, data, folder.path,
@@ -203,31 +189,14 @@ class TrialRun:
         return Told(record, 0.0, is_over=True, is_spent=isinstance(error, BudgetSpent))
 
 
-def with_summary(record: TrialRecord, summary: Mapping[str, Any], second: str) -> TrialRecord:
-    """A record with what its run's ``summary.json`` says: best model, bytes, epsilon, and the second objective."""
-    moved = summary["communication"]["up_bytes"] + summary["communication"]["down_bytes"]
-    epsilon = {name: site["epsilon"] for name, site in summary["privacy"]["sites"].items()}
-    objectives = {"none": None, "bytes": float(moved), "epsilon": max(epsilon.values(), default=None)}
-    timing = summary["timing"]
-    return replace(
-        record,
-        value=summary["validation"]["mcc"],
-        second=objectives[second],
-        best_round=summary["best_round"],
-        rounds=summary["rounds"],
-        seconds=sum(timing.get(phase, 0.0) for phase in ("training", "validation", "test")),
-        bytes=moved,
-        epsilon=epsilon,
-    )
-
-
 def _repeated(record: TrialRecord) -> Iterator[Told]:
     """A trial that is over, as it was told."""
-    for told in range(1, len(record.curve)):
+    has_failed = record.state is State.FAILED
+    for told in range(1, len(record.curve) + has_failed):  # the last validation goes with the end, but comes before a failure
         so_far, round_ = record.curve[:told], record.curve[told - 1][0]
         best_round, best = max(so_far, key=lambda point: point[1])
         yield Told(
             replace(record, state=State.RUNNING, value=best, best_round=best_round, curve=so_far, rounds=round_),
             100 * round_ / record.planned_rounds,
         )
-    yield Told(record, 100 * record.rounds / max(1, record.planned_rounds), is_over=True)
+    yield Told(record, 0.0 if has_failed else 100 * record.rounds / max(1, record.planned_rounds), is_over=True)

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from time import monotonic
 from typing import Any
 
 from ray.tune import Callback, Stopper
 
 from primia.config.settings import SearchSettings
+from primia.errors import PrimiaError
+from primia.federation.run_folder import RunFolder, file_logger
 from primia.search.folder import SweepFolder
-from primia.search.records import State, TrialRecord
+from primia.search.records import State, Told, TrialRecord
 from primia.search.trial import ASSIGNMENT, TOLD
-from primia.search.trial_run import Told
 
 
 @dataclass(frozen=True)
@@ -40,10 +45,19 @@ class SweepWatch(Callback):
         self._search = search
         self._on_progress = on_progress
         self._begun = monotonic()
+        self._reports = ThreadPoolExecutor(1, "reports")
+        self._closing = ExitStack()
+        self._log = self._closing.enter_context(file_logger(folder.log))
+
+    def close(self) -> None:
+        """Wait for the reports that are being written, and close the log."""
+        self._reports.shutdown()
+        self._closing.close()
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial begins, or goes on."""
         number = _number(trial)
+        self._log.info("trial %s begins: %s", number, trial.config[ASSIGNMENT]["parameters"])
         if number not in self.records:
             self._put(TrialRecord(number, State.RUNNING, dict(trial.config[ASSIGNMENT]["parameters"]), self._folder.place(number)))
             self._folder.write_records(self.records.values())
@@ -59,13 +73,15 @@ class SweepWatch(Callback):
         record = self.records[_number(trial)]
         if record.state is State.RUNNING:
             self._put(replace(record, state=State.PRUNED))
-        self._folder.write_records(self.records.values())
+        self._tell(self.records[record.number])
+        # While the next trial trains. One that the scheduler ends has no results yet; its report is written when the sweep is over.
+        self._reports.submit(write_trial_report, self._folder.path / record.folder)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial's process died, and again when it was started anew."""
         record = self.records[_number(trial)]
         self._put(replace(record, state=State.FAILED, cause="its process died; see memory, and the log of its run"))
-        self._folder.write_records(self.records.values())
+        self._tell(self.records[record.number])
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """Ray has looked around."""
@@ -74,6 +90,13 @@ class SweepWatch(Callback):
                 self.records, self._search.trials, self._search.max_concurrent, monotonic() - self._begun, self._search.time_limit
             )
         )
+
+    def _tell(self, record: TrialRecord) -> None:
+        """Write down that a trial is over."""
+        self._folder.write_records(self.records.values())
+        level = logging.ERROR if record.state is State.FAILED else logging.INFO
+        text = "trial %s %s after %s rounds, validation MCC %s %s"
+        self._log.log(level, text, record.number, record.state, record.rounds, record.value, record.cause)
 
     def _put(self, record: TrialRecord) -> None:
         known = self.records.get(record.number)
@@ -88,6 +111,17 @@ class Enough(Stopper):
         self.reason = ""
         self._search = search
         self._begun = monotonic()
+        self._start: Future[object] = Future()
+
+    def unless_up(self, wait: Callable[[], object]) -> None:
+        """End the sweep if ``wait``, called in a thread of its own, raises."""
+        executor = ThreadPoolExecutor(1, "start")
+        self._start = executor.submit(wait)
+        executor.shutdown(wait=False)
+
+    def raise_failure(self) -> None:
+        """Raise what was raised, where the sweep ended for that; waits as long as it is not known."""
+        self._start.result()
 
     def hear(self, told: Told) -> None:
         """Look at what a trial tells."""
@@ -106,9 +140,19 @@ class Enough(Stopper):
         limit = self._search.time_limit
         if not self.reason and limit and monotonic() - self._begun > limit:
             self.reason = f"search.time_limit = {limit:g} s is over"
-        return bool(self.reason)
+        return bool(self.reason) or (self._start.done() and self._start.exception() is not None)
 
 
 def _number(trial: Any) -> int:
     """By its name: under population based training its configuration may be another trial's."""
     return int(str(trial).rpartition("-")[2])
+
+
+def write_trial_report(run: Path) -> None:
+    """Write the report of a trial that has results, unless it has one of these."""
+    from primia.report.page import write_report  # here: matplotlib takes a while to load
+
+    summary, report = RunFolder(run).summary, run / "report.html"
+    if summary.exists() and not (report.exists() and report.stat().st_mtime >= summary.stat().st_mtime):
+        with suppress(PrimiaError):  # who asks for it by hand is told what is wrong
+            write_report(run)

@@ -13,7 +13,7 @@ from primia.federation.exchange import RoundTask, SiteFailure
 from primia.federation.hosts import Answer, Arguments
 from primia.federation.plan import SitePlan
 from primia.federation.run_folder import RunFolder
-from primia.federation.setup import RunSetup
+from primia.federation.run_setup import RunSetup
 from primia.federation.site import SiteHost
 
 TINY = {

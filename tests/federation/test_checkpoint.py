@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from threading import Timer
 
 import numpy as np
 import pytest
@@ -103,3 +104,40 @@ def test_a_folder_that_cannot_be_made_is_one_clear_error(tmp_path: Path) -> None
     blocked.write_text("in the way")
     with pytest.raises(RunError, match=r"cannot make .*checkpoints: Not a directory"):
         Checkpoints(blocked / "checkpoints", 2).write(state(1, best=1))
+
+
+def test_a_copy_is_whole_without_the_others(tmp_path: Path) -> None:
+    saved(tmp_path / "from", rounds=5).copy(5, tmp_path / "to")
+    assert sorted(path.name for path in (tmp_path / "to").iterdir()) == [
+        "best-000002.safetensors",
+        "round-000005.json",
+        "round-000005.safetensors",
+    ]
+    loaded, complaints = Checkpoints(tmp_path / "to", 2).load_latest()
+    assert loaded is not None and not complaints and (loaded.model.round, loaded.progress) == (5, state(5, best=2).progress)
+    assert loaded.best is not None and np.array_equal(loaded.best.model.parameters, model(2).parameters)
+
+
+def test_a_copy_before_the_first_validation_has_no_best_model(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path / "from", 2)
+    checkpoints.write(RunState(model(1)))
+    checkpoints.copy(1, tmp_path / "to")
+    loaded, _ = Checkpoints(tmp_path / "to", 2).load_latest()
+    assert loaded is not None and (loaded.model.round, loaded.best) == (1, None)
+
+
+def test_a_copy_waits_for_the_checkpoint_that_is_being_written(tmp_path: Path) -> None:
+    checkpoints = saved(tmp_path / "from", rounds=2)
+    writer = Timer(0.1, checkpoints.write, [state(3, best=2)])
+    writer.start()
+    checkpoints.copy(3, tmp_path / "to")
+    writer.join()
+    assert Checkpoints(tmp_path / "to", 2).rounds() == [3]
+
+
+@pytest.mark.parametrize("rounds", [0, 2])
+def test_a_checkpoint_that_does_not_come_cannot_be_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rounds: int) -> None:
+    monkeypatch.setattr("primia.federation.checkpoint._WRITTEN_S", 0.05)
+    with pytest.raises(RunError, match=r"from has no checkpoint of round 3$"):
+        saved(tmp_path / "from", rounds).copy(3, tmp_path / "to")
+    assert not (tmp_path / "to").exists()

@@ -16,7 +16,8 @@ from primia.federation.hosts import Answer
 from primia.federation.plan import assign_hosts
 from primia.federation.rounds import RoundLoop
 from primia.federation.run_folder import RunFolder
-from primia.federation.setup import RunSetup, prepare_run
+from primia.federation.run_setup import RunSetup
+from primia.federation.setup import prepare_run
 from primia.federation.update import Update
 from primia.secagg.identity import Identity
 from primia.secagg.ring import Layout, RingVector

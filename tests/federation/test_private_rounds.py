@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,11 @@ from primia.federation.events import Event, Notice, RoundFinished, RunFinished, 
 from primia.federation.plan import assign_hosts
 from primia.federation.rounds import RoundLoop
 from primia.federation.run_folder import RunFolder
-from primia.federation.setup import RunSetup, prepare_run
+from primia.federation.run_setup import RunSetup
+from primia.federation.setup import prepare_run
+from primia.privacy.account import Account
 from primia.privacy.accounting import epsilon
+from primia.privacy.errors import BudgetSpent
 from primia.privacy.ledger import Ledger
 from primia.privacy.spend import Spend
 from primia.secagg.identity import Identity
@@ -196,6 +200,64 @@ def test_the_ledger_is_the_sites_own(make_setup: Make, make_hosts: MakeHosts) ->
     finish(setup, hosts_of(setup, make_hosts))
     path = Path(RunFolder(setup.folder).sites / "site-1" / "privacy.jsonl")
     assert path.stat().st_mode & 0o777 == 0o600
+
+
+NOISE = {"unit": "image", "noise_multiplier": 1.0, "delta": 0.01, "accountant": "rdp", "validation": "public"}
+WHOLE_SITES = {"unit": "site", "noise_multiplier": 2.0, "clip": 0.01, "delta": 0.1, "accountant": "rdp", "validation": "public"}
+
+
+def paid_by(account: Account) -> dict[str, list[Spend]]:
+    """What each ledger of the account holds."""
+    return {
+        path.parent.name: [charge.spend for charge in Ledger(path).charges(FEDERATION)] for path in account.folder.rglob("privacy.jsonl")
+    }
+
+
+@pytest.mark.parametrize("privacy", [NOISE, WHOLE_SITES], ids=["image", "site"])
+def test_runs_of_one_account_share_ledgers_and_limit(
+    make_setup: Make, make_hosts: MakeHosts, tmp_path: Path, privacy: dict[str, object]
+) -> None:
+    """One whole run and one round of the next fit; a third cannot begin. No run's own folder has a ledger."""
+    sections = BASE | {"federation": {"rounds": 2, "weighting": "uniform"}, "privacy": privacy}
+
+    def of_account(name: str, limit: float | None) -> RunSetup:
+        return replace(make_setup(name, **sections), account=Account(tmp_path / "account", limit))
+
+    def total(spends: list[Spend]) -> float:
+        return epsilon(spends, float(str(privacy["delta"])), "rdp")
+
+    first = of_account("first", None)
+    assert finish(first, hosts_of(first, make_hosts))[0].status == "complete"
+    paid = paid_by(Account(tmp_path / "account", None))
+    assert len(paid) == (3 if privacy is NOISE else 1) and {len(spends) for spends in paid.values()} == {2}
+    limit = 1.001 * max(total([*spends, spends[0]]) for spends in paid.values())
+    second = of_account("second", limit)
+    finished, events = finish(second, hosts_of(second, make_hosts))
+    assert (finished.status, finished.summary["rounds"]) == ("stopped", 1)
+    said = [event.text if isinstance(event, Notice) else event.reason for event in events if isinstance(event, Notice | SiteLeftOut)]
+    assert any("the limit of the search (search.max_epsilon)" in text for text in said)
+    third = of_account("third", limit)
+    with pytest.raises(BudgetSpent, match="no round can be trained"):
+        finish(third, hosts_of(third, make_hosts))
+    paid = paid_by(Account(tmp_path / "account", None))
+    assert {len(spends) for spends in paid.values()} == {3} and all(total(spends) <= limit for spends in paid.values())
+    assert not [path for setup in (first, second, third) for path in setup.folder.rglob("privacy.jsonl")]
+    for name, statement in finished.summary["privacy"]["sites"].items():
+        assert statement["epsilon"] < statement["epsilon_all_runs"] == total(paid[name if privacy is NOISE else "account"])
+
+
+def test_what_protects_others_cannot_be_added_up_in_one_account(make_setup: Make, make_hosts: MakeHosts, tmp_path: Path) -> None:
+    images, patients = (
+        replace(
+            make_setup(unit, **BASE | {"federation": {"rounds": 1}, "training": {"batch_size": 2}, "privacy": {**NOISE, "unit": unit}}),
+            account=Account(tmp_path / "account", 1000.0),
+        )
+        for unit in ("image", "patient")
+    )
+    assert finish(images, hosts_of(images, make_hosts))[0].status == "complete"
+    with pytest.raises(BudgetSpent):
+        finish(patients, hosts_of(patients, make_hosts))
+    assert "protected another unit than patient" in RunFolder(patients.folder).log.read_text()
 
 
 def test_plain_runs_say_that_nothing_is_private(make_setup: Make, make_hosts: MakeHosts) -> None:

@@ -15,7 +15,8 @@ from primia.federation.events import Event, Notice, RoundFinished, RunFinished, 
 from primia.federation.plan import assign_hosts
 from primia.federation.rounds import RoundLoop
 from primia.federation.run_folder import RunFolder
-from primia.federation.setup import RunSetup, prepare_run
+from primia.federation.run_setup import RunSetup
+from primia.federation.setup import prepare_run
 from primia.federation.update import GlobalModel
 from primia.secagg.identity import Identity
 
@@ -245,6 +246,29 @@ def test_a_resume_after_early_stopping_does_not_train_on(make_setup: Make, make_
     run(setup, one_each(setup, make_hosts))
     resumed, events = run(setup, one_each(setup, make_hosts))
     assert resumed.model.round == 2 and not [event for event in events if isinstance(event, RoundFinished)]
+
+
+def test_a_run_that_is_ended_from_outside_is_pruned_with_its_best_model_and_no_test(make_setup: Make, make_hosts: MakeHosts) -> None:
+    setup = make_setup(**PLAIN)
+    hosts, reasons = one_each(setup, make_hosts), iter(["", "", "others are better"])
+    events = list(run_federation(setup, hosts, lambda: next(reasons)))
+    finished = events[-1]
+    assert isinstance(finished, RunFinished) and finished.status == finished.summary["status"] == "pruned"
+    assert [event.round for event in events if isinstance(event, RoundFinished)] == [1, 2] and finished.summary["rounds"] == 2
+    assert [event.text for event in events if isinstance(event, Notice)] == ["ended after round 2: others are better"]
+    assert finished.summary["test"] is None and hosts.calls.count("evaluate") == 2, "the test split was not touched"
+    assert finished.summary["validation"] and (setup.folder / "model.safetensors").exists()
+
+
+def test_a_pruned_run_can_be_gone_on_with(make_setup: Make, make_hosts: MakeHosts) -> None:
+    """It gives what it would have given, had it not been ended."""
+    whole, pruned = make_setup("whole", **PLAIN), make_setup("pruned", **PLAIN)
+    (expected,) = [event for event in run_federation(whole, one_each(whole, make_hosts)) if isinstance(event, RunFinished)]
+    reasons = iter(["", "", "others are better"])
+    list(run_federation(pruned, one_each(pruned, make_hosts), lambda: next(reasons)))
+    (finished,) = [event for event in run_federation(pruned, one_each(pruned, make_hosts)) if isinstance(event, RunFinished)]
+    assert (finished.status, finished.summary["test"]) == ("complete", expected.summary["test"])
+    assert (pruned.folder / "model.safetensors").read_bytes() == (whole.folder / "model.safetensors").read_bytes()
 
 
 def test_pooled_mode_of_a_single_site(make_setup: Make, make_hosts: MakeHosts) -> None:

@@ -22,7 +22,8 @@ from primia.federation.hosts import Arguments
 from primia.federation.plan import assign_hosts
 from primia.federation.rounds import RoundLoop
 from primia.federation.run_folder import RunFolder
-from primia.federation.setup import RunSetup, prepare_run
+from primia.federation.run_setup import RunSetup
+from primia.federation.setup import prepare_run
 from primia.federation.site_box import SiteBox
 from primia.secagg.identity import Identity
 from primia.secagg.messages import Task

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from primia.errors import PrivacyError
-from primia.privacy.accounting import calibrate, epsilon, rounds_within
+from primia.privacy.accounting import calibrate, epsilon, history_epsilon, rounds_within
 from primia.privacy.spend import Spend
 
 # Made by experiments/benchmarks/accounting.py --table with Google's dp-accounting 0.6.0: the history of (noise multiplier, sample
@@ -136,3 +136,14 @@ def test_rounds_that_fit() -> None:
     spent = [epsilon([*earlier, Spend(1.0, 0.02, 50 * number)], 1e-4, "rdp") for number in (rounds, rounds + 1)]
     assert spent[0] <= 3.0 < spent[1]
     assert rounds_within(per_round, 0.1, 1e-4, "rdp", earlier) == 0
+
+
+def test_a_history_of_many_mechanisms_is_bounded_by_renyi_divergence() -> None:
+    """Few are composed numerically; equal ones count as one, however often they are there."""
+    few = [Spend(1.0 + noise / 10, 0.02, 50) for noise in range(2)] * 9
+    assert history_epsilon(few, 1e-4, "prv") == epsilon(few, 1e-4, "prv") < epsilon(few, 1e-4, "rdp")
+    many = [Spend(1.0 + noise / 10, 0.02, 50) for noise in range(5)]
+    assert history_epsilon(many, 1e-4, "prv") == epsilon(many, 1e-4, "rdp")
+    assert history_epsilon(many, 1e-4, "prv", most=5) == epsilon(many, 1e-4, "prv") < epsilon(many, 1e-4, "rdp")
+    assert history_epsilon(many, 1e-4, "rdp", most=5) == epsilon(many, 1e-4, "rdp")
+    assert history_epsilon([], 1e-4, "prv") == 0.0

@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+
+from primia.config.settings import SearchSettings, Settings
+from primia.errors import RunError
+from primia.search.folder import SweepFolder
+from primia.search.records import State, TrialRecord
+
+SETTINGS = Settings.model_validate({"search": {"space": {"training.momentum": "uniform(0, 0.9)"}, "trials": 7}})
+
+
+def made(tmp_path: Path) -> SweepFolder:
+    return SweepFolder.create(tmp_path / "runs" / "sweep", SETTINGS, "f1")
+
+
+def test_a_new_folder_holds_the_settings_with_the_space_and_no_trial(tmp_path: Path) -> None:
+    folder = SweepFolder.open(made(tmp_path).path)
+    assert folder.settings() == SETTINGS
+    assert (folder.fingerprint(), folder.records(), folder.read_summary()) == ("f1", [], {})
+    assert folder.trials.is_dir() and SweepFolder.is_sweep(folder.path)
+    assert folder.place(12) == "trials/0012"
+
+
+def test_an_existing_folder_is_never_taken(tmp_path: Path) -> None:
+    path = made(tmp_path).path
+    with pytest.raises(RunError, match=r"sweep exists already; give another --name, or go on with it: primia-ray tune --resume .*sweep$"):
+        SweepFolder.create(path, SETTINGS, "f2")
+    assert SweepFolder(path).fingerprint() == "f1"
+
+
+def test_a_folder_that_cannot_be_made_is_one_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "runs").write_text("in the way")
+    with pytest.raises(RunError, match=r"cannot make sweep folder .*; give another --output"):
+        made(tmp_path)
+
+
+@pytest.mark.parametrize("lacks", ["config.ini", "sweep.parquet"])
+def test_what_is_no_sweep_is_not_opened(tmp_path: Path, lacks: str) -> None:
+    folder = made(tmp_path)
+    (folder.path / lacks).unlink()
+    with pytest.raises(RunError, match=r"is not a sweep folder: it has no config\.ini or no sweep\.parquet"):
+        SweepFolder.open(folder.path)
+
+
+def test_a_run_is_no_sweep(tmp_path: Path) -> None:
+    (tmp_path / "config.ini").touch()
+    assert not SweepFolder.is_sweep(tmp_path) and not SweepFolder.is_sweep(tmp_path / "nowhere")
+
+
+def test_the_table_is_written_anew_each_time(tmp_path: Path) -> None:
+    folder = made(tmp_path)
+    records = [TrialRecord(number, State.RUNNING, {}, folder.place(number)) for number in (1, 2)]
+    folder.write_records(records)
+    folder.write_records(records[:1])
+    assert folder.records() == records[:1]
+
+
+def test_time_goes_on_over_the_parts_of_a_sweep_and_its_start_stays(tmp_path: Path) -> None:
+    folder = made(tmp_path)
+    assert folder.begin(SearchSettings()) == 0.0
+    begun = folder.read_summary()
+    assert (begun["name"], begun["status"], begun["given"]) == ("sweep", "running", 1)
+    assert datetime.fromisoformat(str(begun["started"])).tzinfo
+    folder.write_summary({**begun, "status": "interrupted", "wall_seconds": 12.5, "started": "before"})
+    assert folder.begin(SearchSettings(try_given=False)) == 12.5
+    again = folder.read_summary()
+    assert (again["status"], again["started"], again["wall_seconds"], again["given"]) == ("running", "before", 12.5, None)
+
+
+def test_a_summary_has_no_number_that_json_has_not(tmp_path: Path) -> None:
+    folder = made(tmp_path)
+    folder.write_summary({"value": 1})
+    with pytest.raises(ValueError, match="JSON compliant"):
+        folder.write_summary({"value": float("nan")})
+    assert json.loads(folder.summary.read_text()) == {"value": 1}
+
+
+def test_a_sweep_that_never_began_can_be_removed(tmp_path: Path) -> None:
+    folder = made(tmp_path)
+    folder.remove()
+    assert not folder.path.exists()
+    folder.remove()

@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from primia.errors import RunError
+from primia.search.records import State, TrialRecord, best_of, read_records, undominated, with_summary, write_records
+
+FULL = TrialRecord(
+    number=2,
+    state=State.COMPLETE,
+    parameters={
+        "training.learning_rate": 1e-5,
+        "training.batch_size": 8,
+        "training.optimizer": "sgd",
+        "training.class_weights": False,
+        "training.momentum": 0.0,
+    },
+    folder="trials/0002",
+    value=-0.25,
+    second=3.5,
+    rounds=4,
+    planned_rounds=25,
+    best_round=3,
+    seconds=1.5,
+    bytes=2**40,
+    curve=((1, -0.5), (3, -0.25)),
+    epsilon={"site-1": 0.5, "site-2": 1.25},
+    cause="goes on from trial 1 after round 1",
+)
+BARE = TrialRecord(1, State.RUNNING, {"training.optimizer": "adam"}, "trials/0001")
+SUMMARY: dict[str, Any] = {
+    "validation": {"mcc": 0.75},
+    "best_round": 3,
+    "rounds": 5,
+    "timing": {"total": 99.0, "start": 50.0, "training": 4.0, "validation": 2.0},
+    "communication": {"up_bytes": 100, "down_bytes": 50},
+    "privacy": {"sites": {"a": {"epsilon": 1.5}, "b": {"epsilon": 2.5}}},
+}
+
+
+def valued(number: int, value: float | None, second: float | None = None, state: State = State.COMPLETE) -> TrialRecord:
+    return replace(BARE, number=number, state=state, value=value, second=second)
+
+
+def test_records_come_back_as_they_were_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    write_records([FULL, BARE], tmp_path / "sweep.parquet")
+    read = read_records(tmp_path / "sweep.parquet")
+    assert read == [BARE, FULL]
+    kinds = {name: type(value) for name, value in read[1].parameters.items()}
+    assert kinds == {name: type(value) for name, value in FULL.parameters.items()}
+
+
+def test_others_read_the_table_by_column(tmp_path: Path) -> None:
+    write_records([BARE, FULL], tmp_path / "sweep.parquet")
+    table = pq.read_table(tmp_path / "sweep.parquet").to_pydict()
+    assert table["trial"] == [1, 2] and table["state"] == ["running", "complete"] and table["value"] == [None, -0.25]
+    assert table["param.training.optimizer"] == ["adam", "sgd"]
+    assert table["param.training.class_weights"] == [None, False], "no effect, and no, are not the same"
+
+
+def test_a_sweep_without_a_trial_has_an_empty_table(tmp_path: Path) -> None:
+    write_records([], tmp_path / "sweep.parquet")
+    assert read_records(tmp_path / "sweep.parquet") == []
+
+
+@pytest.mark.parametrize("content", ["cut", "other", "state"])
+def test_what_is_no_table_of_a_sweep_is_one_clear_error(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "sweep.parquet"
+    write_records([BARE, FULL], path)
+    if content == "cut":
+        path.write_bytes(path.read_bytes()[:-30])
+    elif content == "other":
+        pq.write_table(pa.table({"round": [1, 2]}), path)
+    else:
+        table = pq.read_table(path)
+        pq.write_table(table.set_column(table.schema.get_field_index("state"), "state", pa.array(["complete", "lost"])), path)
+    with pytest.raises(RunError, match=r"sweep\.parquet cannot be read: ") as caught:
+        read_records(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_table_is_no_sweep(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"is not a sweep: it has no sweep\.parquet"):
+        read_records(tmp_path / "sweep.parquet")
+
+
+@pytest.mark.parametrize(("objective", "second"), [("none", None), ("bytes", 150.0), ("epsilon", 2.5)])
+def test_a_summary_gives_value_bytes_epsilon_and_the_second_objective(objective: str, second: float | None) -> None:
+    record = with_summary(replace(BARE, curve=((3, 0.75),), seconds=1000.0), SUMMARY, objective)
+    assert record == replace(
+        BARE,
+        curve=((3, 0.75),),
+        value=0.75,
+        second=second,
+        best_round=3,
+        rounds=5,
+        seconds=6.0,
+        bytes=150,
+        epsilon={"a": 1.5, "b": 2.5},
+    )
+
+
+def test_without_privacy_there_is_no_epsilon_to_compare() -> None:
+    record = with_summary(BARE, SUMMARY | {"privacy": {"sites": {}}}, "epsilon")
+    assert (record.epsilon, record.second) == ({}, None)
+
+
+def test_the_best_is_one_that_was_trained_to_the_end_the_first_of_equals() -> None:
+    records = [valued(1, 0.2), valued(2, 0.5), valued(3, 0.5), valued(4, 0.9, state=State.PRUNED), valued(5, 0.8, state=State.FAILED)]
+    best = best_of(reversed(records))
+    assert best is not None and best.number == 2
+
+
+def test_where_none_was_trained_to_the_end_the_best_is_among_all_that_have_a_value() -> None:
+    records = [valued(1, 0.9, state=State.FAILED), valued(2, -0.5, state=State.PRUNED), valued(3, -0.2, state=State.RUNNING)]
+    best = best_of(records)
+    assert best is not None and best.number == 3
+    assert best_of([valued(1, None), valued(2, None, state=State.RUNNING), valued(3, 1.0, state=State.FAILED)]) is None
+    assert best_of([]) is None
+
+
+def test_the_front_holds_what_nothing_beats_in_both() -> None:
+    records = [
+        valued(1, 0.9, 10.0),
+        valued(2, 0.5, 2.0),
+        valued(3, 0.4, 3.0),  # dearer and worse than 2
+        valued(4, 0.5, 2.0),  # equals 2, which came first
+        valued(5, 0.9, 9.0),  # cheaper than 1
+        valued(6, 0.1, 1.0),
+        valued(7, 1.0, 0.5, State.PRUNED),
+        valued(8, None, 0.1),
+        valued(9, 1.0, None),
+    ]
+    assert [record.number for record in undominated(records)] == [6, 2, 5]
+    assert undominated([]) == []

@@ -1,0 +1,257 @@
+"""What is suggested, and what it depends on: on nothing but the seed, the trial's number, and what is known by then."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from statistics import mean
+
+import pytest
+
+from primia.config.reader import load_config
+from primia.errors import RunError
+from primia.search.folder import SweepFolder
+from primia.search.records import State, TrialRecord, Value
+from primia.search.space import Space
+from primia.search.study import SweepStudy, earlier_results, known_points
+
+RATE, MOMENTUM, DECAY = "training.learning_rate", "training.momentum", "training.weight_decay"
+WIDE = {
+    RATE: "loguniform(1e-5, 1)",
+    "training.optimizer": "choice(adam, sgd)",
+    MOMENTUM: "uniform(0, 0.99)",
+    "training.batch_size": "choice(8, 16, 32)",
+    "augmentation.rotation": "quniform(0, 90, 5)",
+}
+LINE = {DECAY: "uniform(0, 1)"}
+GRID = {MOMENTUM: "quniform(0, 0.2, 0.1)", "training.optimizer": "choice(sgd, adam)"}
+Values = Mapping[str, Value]
+
+
+def space(texts: Mapping[str, str], *overrides: str) -> Space:
+    return Space.of(load_config(None, [*(f"search.{key}={text}" for key, text in texts.items()), *overrides]))
+
+
+def record(number: int, parameters: Values, value: float | None = None, state: State = State.COMPLETE, **others: object) -> TrialRecord:
+    return replace(TrialRecord(number, state, parameters, f"trials/{number:04d}", value=value, rounds=3), **others)  # type: ignore[arg-type]
+
+
+def height(values: Values) -> float:
+    """A score; of :data:`LINE` the value itself."""
+    return float(values.get(DECAY, values.get(MOMENTUM, 0.0)))
+
+
+def go_on(study: SweepStudy, numbers: Iterable[int], score: Callable[[Values], float] = height) -> dict[int, Values]:
+    """Trials one after the other, each trained to the end."""
+    suggested: dict[int, Values] = {}
+    for number in numbers:
+        values = study.suggest(number)
+        if values is None:
+            break
+        suggested[number] = values
+        study.learn(record(number, values, score(values)))
+    return suggested
+
+
+def average(suggested: Mapping[int, Values], numbers: range) -> float:
+    return mean(float(suggested[number][DECAY]) for number in numbers)
+
+
+@pytest.mark.parametrize("algorithm", ["tpe", "random"])
+def test_same_seed_and_results_give_the_same_suggestions(algorithm: str) -> None:
+    options = (f"search.algorithm={algorithm}", "search.random_trials=4")
+    first, second = (go_on(SweepStudy(space(WIDE, *options)), range(1, 13)) for _ in range(2))
+    assert first == second
+    other = go_on(SweepStudy(space(WIDE, *options, "search.seed=2")), range(1, 13))
+    assert other[1] == first[1], "the settings as given"
+    assert not [number for number in range(2, 13) if other[number] == first[number]]
+
+
+def test_suggestions_are_points_of_the_space() -> None:
+    wide = space(WIDE, "search.random_trials=4")
+    for values in list(go_on(SweepStudy(wide), range(1, 13)).values())[1:]:
+        assert wide.point(wide.settings(values)) == values
+
+
+@pytest.mark.parametrize("algorithm", ["tpe", "random"])
+@pytest.mark.parametrize("done", [1, 3, 8])
+def test_a_resumed_study_suggests_what_an_uninterrupted_one_does(algorithm: str, done: int) -> None:
+    wide = space(WIDE, f"search.algorithm={algorithm}", "search.random_trials=4")
+    whole = go_on(SweepStudy(wide), range(1, 13))
+    resumed = SweepStudy(wide)
+    for number in range(1, done + 1):
+        resumed.recall(number, whole[number])
+        resumed.learn(record(number, whole[number], height(whole[number])))
+    assert go_on(resumed, range(done + 1, 13)) == {number: whole[number] for number in range(done + 1, 13)}
+
+
+def test_a_study_resumed_with_failed_and_pruned_trials_does_so_too() -> None:
+    wide = space(WIDE, "search.random_trials=3")
+    states = [State.COMPLETE, State.FAILED, State.PRUNED, State.COMPLETE, State.PRUNED, State.COMPLETE, State.FAILED, State.PRUNED]
+    studies, told = [SweepStudy(wide), SweepStudy(wide)], {}
+    for number, state in enumerate(states, 1):
+        values = studies[0].suggest(number)
+        assert values is not None
+        told[number] = record(number, values, None if state is State.FAILED else height(values), state)
+        studies[0].learn(told[number])
+    for number, each in told.items():
+        studies[1].recall(number, each.parameters)
+        studies[1].learn(each)
+    assert go_on(studies[0], range(9, 13)) == go_on(studies[1], range(9, 13))
+
+
+def test_the_estimator_goes_where_values_were_good() -> None:
+    line = space(LINE, "search.try_given=no", "search.random_trials=8")
+    high = go_on(SweepStudy(line), range(1, 31))
+    low = go_on(SweepStudy(line), range(1, 31), lambda values: -height(values))
+    assert average(high, range(20, 31)) > 0.8 and average(low, range(20, 31)) < 0.2
+    by_chance = go_on(SweepStudy(space(LINE, "search.try_given=no", "search.algorithm=random")), range(1, 31))
+    assert 0.25 < average(by_chance, range(20, 31)) < 0.75
+
+
+def test_a_failed_trial_teaches_nothing_and_a_pruned_one_something() -> None:
+    """As long as no trial has a value, the estimator draws as at random."""
+    at_random = go_on(SweepStudy(space(WIDE, "search.algorithm=random")), range(1, 13))
+    for state, value in ((State.FAILED, None), (State.COMPLETE, None), (State.PRUNED, 0.5)):
+        study = SweepStudy(space(WIDE, "search.random_trials=2"))
+        suggested = {}
+        for number in range(1, 13):
+            values = suggested[number] = study.suggest(number)
+            study.learn(record(number, values or {}, value, state))
+        assert (suggested == at_random) == (value is None)
+
+
+def test_pruned_trials_lead_away_from_where_they_were() -> None:
+    study = SweepStudy(space(LINE, "search.try_given=no", "search.random_trials=8"))
+    suggested: dict[int, Values] = {}
+    for number in range(1, 31):
+        values = suggested[number] = study.suggest(number) or {}
+        state = State.COMPLETE if height(values) > 0.5 else State.PRUNED
+        study.learn(record(number, values, height(values), state))
+    assert average(suggested, range(20, 31)) > 0.8
+
+
+def test_trials_at_the_same_time_are_not_alike() -> None:
+    study = SweepStudy(space(LINE, "search.try_given=no", "search.random_trials=4", "search.max_concurrent=4"))
+    go_on(study, range(1, 11))
+    waiting = [study.suggest(number) or {} for number in range(11, 15)]
+    assert len({values[DECAY] for values in waiting}) == 4
+
+
+def test_the_settings_as_given_come_first() -> None:
+    wide = space(WIDE, "training.learning_rate=0.01", "training.optimizer=sgd", "training.momentum=0.25", "training.batch_size=16")
+    assert SweepStudy(wide).suggest(1) == wide.given() != {}
+    without = space(WIDE, "training.learning_rate=0.01", "search.try_given=no")
+    assert SweepStudy(without).suggest(1) != without.given()
+
+
+def test_given_settings_outside_the_space_are_tried_all_the_same_and_teach_nothing() -> None:
+    outside = space({RATE: "loguniform(1e-5, 1e-4)"}, "training.learning_rate=0.5", "search.random_trials=2")
+    study = SweepStudy(outside)
+    assert study.suggest(1) == {}
+    study.learn(record(1, {}, 0.9))
+    values = study.suggest(2)
+    assert values is not None and 1e-5 <= float(values[RATE]) <= 1e-4
+    resumed = SweepStudy(outside)
+    resumed.recall(1, {})
+    resumed.learn(record(1, {}, 0.9))
+    assert resumed.suggest(2) == values
+
+
+def test_a_grid_gives_every_combination_once_and_ends() -> None:
+    study = SweepStudy(space(GRID, "search.algorithm=grid", "search.try_given=no"))
+    suggested = list(go_on(study, range(1, 99)).values())
+    assert suggested[-1] == {"training.optimizer": "adam"}, "momentum has no effect there"
+    assert sorted(float(values[MOMENTUM]) for values in suggested[:-1]) == [0.0, 0.1, 0.2]
+    assert study.suggest(99) is None
+
+
+def test_a_resumed_grid_goes_on_where_it_was() -> None:
+    grid = space(GRID, "search.algorithm=grid")
+    whole, resumed = go_on(SweepStudy(grid), range(1, 99)), SweepStudy(grid)
+    assert len(whole) == 5, "the settings as given, and four combinations"
+    for number in (1, 2, 3):
+        resumed.recall(number, whole[number])
+        resumed.learn(record(number, whole[number], 0.1))
+    assert go_on(resumed, range(4, 99)) == {number: whole[number] for number in (4, 5)}
+
+
+def sweep(path: Path, of: Space, records: Iterable[TrialRecord]) -> Path:
+    SweepFolder.create(path, of.base, "f").write_records(records)
+    return path
+
+
+def line_of(number: int, decay: float, state: State = State.COMPLETE) -> TrialRecord:
+    return record(number, {DECAY: decay}, decay, state)
+
+
+def test_an_earlier_sweeps_results_are_known_from_the_start(tmp_path: Path) -> None:
+    made = [line_of(number, number / 20) for number in range(1, 20)]
+    before = sweep(tmp_path / "before", space(LINE), made)
+    line = space(LINE, f"search.warm_start={before}", "search.try_given=no")
+    known, notices = earlier_results(line)
+    assert known == made and notices == [f"19 of 19 finished trials of {before} are known from the start"]
+    assert average(go_on(SweepStudy(line, known), range(1, 9)), range(1, 9)) > 0.8, "the first ones are not drawn at random"
+
+
+def test_of_an_earlier_sweep_only_finished_points_of_this_space_count(tmp_path: Path) -> None:
+    states = {1: State.COMPLETE, 2: State.PRUNED, 3: State.FAILED, 4: State.RUNNING, 5: State.COMPLETE}
+    made = [line_of(number, number / 10, state) for number, state in states.items()]
+    before = sweep(tmp_path / "before", space(LINE), made)
+    known, notices = earlier_results(space({DECAY: "uniform(0, 0.3)"}, f"search.warm_start={before}"))
+    assert [each.number for each in known] == [1] and notices == [f"1 of 2 finished trials of {before} are known from the start"]
+
+
+def test_two_objectives_need_both_of_an_earlier_sweep(tmp_path: Path) -> None:
+    made = [line_of(1, 0.1), replace(line_of(2, 0.2), second=5.0)]
+    before = sweep(tmp_path / "before", space(LINE), made)
+    both = ("search.second_objective=bytes", "search.scheduler=none")
+    assert [each.number for each in earlier_results(space(LINE, f"search.warm_start={before}", *both))[0]] == [2]
+
+
+def test_an_earlier_sweep_under_other_conditions_is_said(tmp_path: Path) -> None:
+    before = sweep(
+        tmp_path / "before", space(LINE, "federation.rounds=7", "run.seed=5", "search.trials=99", "training.weight_decay=0.3"), []
+    )
+    _, notices = earlier_results(space(LINE, f"search.warm_start={before}"))
+    (said,) = [notice for notice in notices if "had other settings, so its results may not compare" in notice]
+    assert "federation.rounds: 7 -> " in said
+    assert not any(name in said for name in ("search.trials", "training.weight_decay", "run.")), "those do not matter"
+
+
+@pytest.mark.parametrize("name", ["nowhere", "a run"])
+def test_a_warm_start_that_is_neither_sweep_nor_file_is_told(tmp_path: Path, name: str) -> None:
+    (tmp_path / "a run").mkdir()
+    (tmp_path / "a run" / "config.ini").touch()
+    with pytest.raises(RunError, match=f"{name} is not a sweep folder"):
+        earlier_results(space(LINE, f'search.warm_start="{tmp_path / name}"'))
+
+
+def test_known_good_settings_are_tried_after_the_given_ones(tmp_path: Path) -> None:
+    for name, momentum in (("good", "0.375"), ("outside", "0.95")):
+        (tmp_path / f"{name}.ini").write_text(f"[training]\noptimizer = sgd\nmomentum = {momentum}\n")
+    files = f"search.warm_start={tmp_path / 'outside.ini'}, {tmp_path / 'good.ini'}"
+    line = space({MOMENTUM: "uniform(0, 0.9)"}, "training.optimizer=sgd", "training.momentum=0.5", files)
+    assert known_points(line) == [{MOMENTUM: 0.375}]
+    assert earlier_results(line) == ([], [])
+    study = SweepStudy(line)
+    assert [study.suggest(1), study.suggest(2)] == [{MOMENTUM: 0.5}, {MOMENTUM: 0.375}]
+    assert study.suggest(3) not in ({MOMENTUM: 0.5}, {MOMENTUM: 0.375})
+
+
+def test_of_two_objectives_the_second_counts_too() -> None:
+    """The value is the same everywhere; less of it is cheaper."""
+    line = space(LINE, "search.try_given=no", "search.random_trials=8", "search.second_objective=bytes", "search.scheduler=none")
+    suggested: dict[int, Values] = {}
+    study = SweepStudy(line)
+    for number in range(1, 31):
+        values = suggested[number] = study.suggest(number) or {}
+        study.learn(record(number, values, 0.5, second=height(values)))
+    assert average(suggested, range(20, 31)) < 0.25
+
+
+def test_a_trial_without_its_second_objective_counts_as_failed() -> None:
+    line = space(WIDE, "search.random_trials=2", "search.second_objective=bytes", "search.scheduler=none")
+    at_random = go_on(SweepStudy(space(WIDE, "search.algorithm=random")), range(1, 9))
+    assert go_on(SweepStudy(line), range(1, 9)) == at_random
