@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.text import Text
 
 from primia.report import format as fmt
-from primia.search.records import State, TrialRecord
+from primia.search.records import State, TrialRecord, best_of
 
 if TYPE_CHECKING:
     from primia.search.watch import SweepProgress
@@ -50,7 +50,7 @@ class SweepDisplay:
         if self._at_first is None:
             self._at_first = len(over)
             self._shown = {record.number for record in over}
-            self._best = _best_value(progress.records)
+            self._best = _value(best_of(over))
             self._console.print(
                 f"[dim]{'trial':>9} {'val. MCC':>9} {'rounds':>8} {'time':>10}   settings[/]", highlight=False, soft_wrap=True
             )
@@ -76,7 +76,7 @@ class SweepDisplay:
 
     def _status(self, progress: SweepProgress, over: int) -> Text:
         counts = {state: sum(record.state is state for record in progress.records.values()) for state in State}
-        best = _best_value(progress.records)
+        best = _value(best_of(progress.records.values()))
         parts = [f"{over} of {progress.trials} trials", f"{counts[State.PRUNED]} pruned"]
         parts += [f"{counts[State.FAILED]} failed"] if counts[State.FAILED] else []
         parts += [f"best so far {fmt.score(best)}", fmt.duration(progress.elapsed_s), _left(progress, over, self._at_first or 0)]
@@ -101,8 +101,8 @@ def _short(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _best_value(records: Mapping[int, TrialRecord]) -> float | None:
-    return max((record.value for record in records.values() if record.value is not None), default=None)
+def _value(record: TrialRecord | None) -> float | None:
+    return record.value if record else None
 
 
 def _left(progress: SweepProgress, over: int, at_first: int) -> str:

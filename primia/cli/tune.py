@@ -79,13 +79,14 @@ def tune(
 
 def _show_places(console: Console, started: SweepStart) -> None:
     """Where to look while the sweep runs."""
+    from primia.report import format as fmt
     from primia.search.tensorboard import view_command
 
     search, path = started.space.base.search, relative(started.folder)
     how = {"none": "", "pbt": ", as one population that exchanges settings (pbt)"}.get(
         search.scheduler, f", {search.scheduler} ends trials early"
     )
-    lines = [f"[bold]{search.trials} trials[/] by {search.algorithm} over {len(started.space.names)} settings{how}"]
+    lines = [f"[bold]{search.trials} trials[/] by {search.algorithm} over {fmt.plural(len(started.space.names), 'setting')}{how}"]
     lines += [f"[cyan]{escape(notice)}[/]" for notice in started.notices]
     lines += [f"sweep       {escape(path)}", f"watch       {escape(view_command(started.folder))}     or start with --tensorboard"]
     if url := started.cluster.dashboard_url:

@@ -77,7 +77,7 @@ class Notice:
 
 @dataclass(frozen=True)
 class RunFinished:
-    """The run's end. ``status``: complete, stopped (early stopping) or interrupted."""
+    """The run's end. ``status``: complete, stopped (early stopping), pruned (ended from outside) or interrupted."""
 
     status: str
     folder: Path

@@ -245,8 +245,9 @@ class RoundLoop:
 
     def _demand_quorum(self, round_: int, outcome: Outcome, drawn: int) -> None:
         decision = self._policies.quorum.decide(len(outcome.reports), drawn)
-        if not decision.go_on and any(failure.spent for failure in outcome.failures):
-            raise BudgetSpent(f"round {round_}: {decision.reason}, the others have spent their privacy budget")
+        spent = [failure for failure in outcome.failures if failure.spent]
+        if not decision.go_on and spent:
+            raise BudgetSpent(f"round {round_}: {decision.reason}, others have spent their privacy budget: {spent[0].reason}")
         if not decision.go_on:
             raise FederationError(f"round {round_}: {decision.reason}; round {round_ - 1} is checkpointed, {self._resume_hint()}")
 

@@ -105,11 +105,11 @@ class SweepStudy:
 
     def _first_points(self) -> Iterator[dict[str, Value]]:
         """What is tried before the searcher has a say: the settings as given, known good ones, a grid."""
-        if self._search.try_given:
-            yield self._space.given() or {}
-        yield from known_points(self._space)
+        first = [self._space.given() or {}] if self._search.try_given else []
+        first += known_points(self._space)
+        yield from first
         if self._search.algorithm == "grid":
-            yield from self._space.combinations()
+            yield from (point for point in self._space.combinations() if point not in first)
 
 
 def known_points(space: Space) -> list[dict[str, Value]]:

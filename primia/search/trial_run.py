@@ -186,6 +186,8 @@ class TrialRun:
                 logger.error("%s", traceback.format_exc())
             cause += f"; traceback in {self._record.folder}/{self.folder.log.name}"
         record = replace(self._record, state=State.FAILED, cause=cause)
+        if self.folder.tensorboard.exists():
+            write_trial(self.folder.tensorboard, record.parameters, None)
         return Told(record, 0.0, is_over=True, is_spent=isinstance(error, BudgetSpent))
 
 

@@ -75,8 +75,9 @@ def test_a_sweep_from_its_trials_to_its_results(make_plan: MakePlan, local_hosts
     assert (said["status"], said["best"], said["value"], said["privacy"]) == ("complete", 1, last.record.value, None)
     assert all((path / "report.html").exists() for path in (plan.path, one.folder.path, two.folder.path))
 
-    settings = resolved(load_config(plan.folder.best))
-    assert (settings.run.output, settings.run.name == "") == (plan.path.parent, False)
+    best = load_config(plan.folder.best)
+    assert (best.run.output, best.run.name) == (plan.path.parent, ""), "a run of its own, beside the sweep"
+    settings = resolved(best)
     trained = plan.settings("0001", GOOD)
     assert settings == trained.model_copy(
         update={"run": trained.run.model_copy(update={"name": settings.run.name, "output": plan.path.parent})}

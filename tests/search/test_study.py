@@ -122,21 +122,23 @@ def test_a_failed_trial_teaches_nothing_and_a_pruned_one_something() -> None:
         assert (suggested == at_random) == (value is None)
 
 
-def test_pruned_trials_lead_away_from_where_they_were() -> None:
+def test_among_pruned_trials_the_better_ones_lead() -> None:
     study = SweepStudy(space(LINE, "search.try_given=no", "search.random_trials=8"))
     suggested: dict[int, Values] = {}
     for number in range(1, 31):
         values = suggested[number] = study.suggest(number) or {}
-        state = State.COMPLETE if height(values) > 0.5 else State.PRUNED
-        study.learn(record(number, values, height(values), state))
+        study.learn(record(number, values, height(values), State.PRUNED))
     assert average(suggested, range(20, 31)) > 0.8
 
 
-def test_trials_at_the_same_time_are_not_alike() -> None:
-    study = SweepStudy(space(LINE, "search.try_given=no", "search.random_trials=4", "search.max_concurrent=4"))
-    go_on(study, range(1, 11))
-    waiting = [study.suggest(number) or {} for number in range(11, 15)]
-    assert len({values[DECAY] for values in waiting}) == 4
+def test_trials_at_the_same_time_know_of_each_other() -> None:
+    """Where one is being tried already, the next one keeps away."""
+    alone, beside = (SweepStudy(space(LINE, "search.random_trials=4", "search.max_concurrent=4")) for _ in range(2))
+    for study in (alone, beside):
+        go_on(study, range(1, 11))
+    for number in (11, 12, 13):
+        beside.suggest(number)
+    assert alone.suggest(14) != beside.suggest(14)
 
 
 def test_the_settings_as_given_come_first() -> None:
