@@ -111,17 +111,21 @@ class Enough(Stopper):
         self.reason = ""
         self._search = search
         self._begun = monotonic()
-        self._start: Future[object] = Future()
+        self._failure: BaseException | None = None
 
     def unless_up(self, wait: Callable[[], object]) -> None:
         """End the sweep if ``wait``, called in a thread of its own, raises."""
         executor = ThreadPoolExecutor(1, "start")
-        self._start = executor.submit(wait)
+        executor.submit(wait).add_done_callback(self._note)
         executor.shutdown(wait=False)
 
     def raise_failure(self) -> None:
-        """Raise what was raised, where the sweep ended for that; waits as long as it is not known."""
-        self._start.result()
+        """Raise what was raised, where the sweep ended for that."""
+        if self._failure:
+            raise self._failure
+
+    def _note(self, done: Future[object]) -> None:
+        self._failure = done.exception()  # and not the future itself, since Ray pickles who may end a sweep
 
     def hear(self, told: Told) -> None:
         """Look at what a trial tells."""
@@ -140,7 +144,7 @@ class Enough(Stopper):
         limit = self._search.time_limit
         if not self.reason and limit and monotonic() - self._begun > limit:
             self.reason = f"search.time_limit = {limit:g} s is over"
-        return bool(self.reason) or (self._start.done() and self._start.exception() is not None)
+        return bool(self.reason or self._failure)
 
 
 def _number(trial: Any) -> int:
