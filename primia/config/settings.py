@@ -370,7 +370,7 @@ class SearchSettings(Section):
         "end; pbt: the worst take over model and settings of the best, slightly changed.",
     )
     grace: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(
-        0.1, description="Part of its rounds that every trial may train; for pbt also the part between two exchanges."
+        0.2, description="Part of its rounds that every trial may train; for pbt also the part between two exchanges."
     )
     reduction: Annotated[float, Field(gt=1.0)] = Field(3.0, description="asha: one in so many goes on from each rung.")
     second_objective: Literal["none", "epsilon", "bytes"] = Field(

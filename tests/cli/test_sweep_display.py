@@ -102,7 +102,7 @@ def test_a_terminal_shows_those_at_work_and_how_far_it_is() -> None:
     text = shown(progress(), progress(*made), terminal=True)
     assert f"4/10       0.600      3/4 1 min 15 s   {settings_line(DONE.parameters)}" in text
     status = last_status(progress(), progress(*made))
-    assert "3 of 10 trials  ·  1 pruned  ·  1 failed  ·  best so far 0.600  ·  1 min 40 s  ·  about " in status
+    assert "3 of 10 trials  ·  1 pruned  ·  1 failed  ·  best so far 0.500  ·  1 min 40 s  ·  about " in status
 
 
 def test_of_many_at_work_some_are_counted() -> None:

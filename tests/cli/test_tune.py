@@ -79,7 +79,7 @@ def test_flags_are_settings(asked: SimpleNamespace, tmp_path: Path) -> None:
     assert (settings.run.name, settings.run.output, settings.run.seed, settings.training.optimizer) == ("first", Path("out"), 3, "sgd")
     assert search.space == {"training.momentum": "uniform(0, 0.9)"}
     assert asked.options == {"resume": None, "address": "ray://there", "dashboard": False}
-    assert "7 trials by tpe over 1 settings, median ends trials early" in result.output
+    assert "7 trials by tpe over 1 setting, median ends trials early" in result.output
 
 
 def test_images_make_the_demonstration_a_folder_run(asked: SimpleNamespace, tmp_path: Path) -> None:

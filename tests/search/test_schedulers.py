@@ -60,9 +60,9 @@ def decisions(of: TrialScheduler, percent: float, *scores: float) -> list[str]:
 def test_asha_lets_one_in_so_many_go_on_from_each_rung() -> None:
     assert type(scheduler("asha")) is ASHAScheduler
     worse = [0.9 - number / 100 for number in range(8)]
-    assert decisions(scheduler("asha", "search.reduction=4"), 10, 0.9, *worse).count(CONTINUE) <= 3
-    assert decisions(scheduler("asha", "search.reduction=2"), 10, *sorted(worse)) == [CONTINUE] * 8, "each better than all before"
-    assert decisions(scheduler("asha"), 10, 0.5, 0.1, 0.1) == [CONTINUE, STOP, STOP]
+    assert decisions(scheduler("asha", "search.reduction=4"), 20, 0.9, *worse).count(CONTINUE) <= 3
+    assert decisions(scheduler("asha", "search.reduction=2"), 20, *sorted(worse)) == [CONTINUE] * 8, "each better than all before"
+    assert decisions(scheduler("asha"), 20, 0.5, 0.1, 0.1) == [CONTINUE, STOP, STOP]
 
 
 @pytest.mark.parametrize("kind", ["asha", "median"])

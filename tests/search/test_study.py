@@ -172,11 +172,11 @@ def test_a_grid_gives_every_combination_once_and_ends() -> None:
 def test_a_resumed_grid_goes_on_where_it_was() -> None:
     grid = space(GRID, "search.algorithm=grid")
     whole, resumed = go_on(SweepStudy(grid), range(1, 99)), SweepStudy(grid)
-    assert len(whole) == 5, "the settings as given, and four combinations"
+    assert len(whole) == 4, "the settings as given, and the three other combinations"
     for number in (1, 2, 3):
         resumed.recall(number, whole[number])
         resumed.learn(record(number, whole[number], 0.1))
-    assert go_on(resumed, range(4, 99)) == {number: whole[number] for number in (4, 5)}
+    assert go_on(resumed, range(4, 99)) == {4: whole[4]}
 
 
 def sweep(path: Path, of: Space, records: Iterable[TrialRecord]) -> Path:
