@@ -20,6 +20,7 @@ from primia.federation.events import Event, RunFinished
 from primia.federation.run_data import PackProgress, run_data
 from primia.federation.run_folder import RunFolder
 from primia.federation.run_setup import RunSetup
+from primia.search.folder import SweepFolder
 
 if TYPE_CHECKING:
     from torch import nn
@@ -154,6 +155,9 @@ def _open(path: Path, data: FederatedData) -> RunFolder:
     folder = RunFolder.open(path)
     if folder.summary.exists() and folder.read_summary()["status"] != "pruned":
         raise RunError(f"{path} is finished; see it with: primia-ray report {path}")
+    sweep = path.parent.parent
+    if folder.settings().privacy.is_on and SweepFolder.is_sweep(sweep):
+        raise RunError(f"cannot resume {path} alone: what it spends is accounted for in its sweep; primia-ray tune --resume {sweep}")
     if folder.fingerprint() != data.fingerprint:
         raise RunError(f"cannot resume {path}: the images have changed since it was started; start a new run")
     return folder

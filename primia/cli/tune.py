@@ -39,7 +39,7 @@ def tune(
 ) -> None:
     """Search for settings of the whole federation: each trial is a federation, trained and validated like any other.
 
-    The space stands in [search] of the .ini file. Without one it searches a small space over the built-in demonstration.
+    The space stands in the section search of the .ini file. Without one it searches a small space over the built-in demonstration.
 
     Example: primia-ray tune --config configs/pneumonia-resnet18.ini --data chest_xray --trials 30 --name first
     """
