@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from primia.search.page import Sweep
+    from primia.search.page import SweepResults
 
 
 TRIAL_LIMIT = 10
@@ -55,11 +55,11 @@ def _report_sweep(path: Path) -> None:
     from rich.console import Console
 
     from primia.search.folder import SweepFolder
-    from primia.search.page import Sweep, headline, status, write_sweep_report
+    from primia.search.page import SweepResults, headline, status, write_sweep_report
 
     page = write_sweep_report(path)
     folder = SweepFolder(path)
-    sweep = Sweep.read(folder)
+    sweep = SweepResults.read(folder)
     console = Console()
     console.print(headline(sweep), markup=False, highlight=False)
     if sweep.summary.status != "complete":
@@ -79,7 +79,7 @@ def _report_sweep(path: Path) -> None:
         console.print(f"next   primia-ray train --config {shlex.quote(str(folder.best))}", markup=False, highlight=False, soft_wrap=True)
 
 
-def trial_table(sweep: Sweep, limit: int = TRIAL_LIMIT) -> Table:
+def trial_table(sweep: SweepResults, limit: int = TRIAL_LIMIT) -> Table:
     """The best trials of a sweep, with the parameters that have taken several values; causes of failures below their trials."""
     from rich import box
     from rich.console import Group

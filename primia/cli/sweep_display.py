@@ -11,7 +11,8 @@ from rich.live import Live
 from rich.text import Text
 
 from primia.report import format as fmt
-from primia.search.records import State, TrialRecord, best_of
+from primia.search.importance import text_of
+from primia.search.records import State, TrialRecord, Value, best_of
 
 if TYPE_CHECKING:
     from primia.search.watch import SweepProgress
@@ -83,9 +84,9 @@ class SweepDisplay:
         return Text("  ·  ".join(part for part in parts if part), style="bold")
 
 
-def settings_line(parameters: Mapping[str, object]) -> str:
+def settings_line(parameters: Mapping[str, Value]) -> str:
     """Drawn settings in one line, without their sections."""
-    return ", ".join(f"{key.partition('.')[2]} = {_short(value)}" for key, value in parameters.items()) or "as given"
+    return ", ".join(f"{key.partition('.')[2]} = {text_of(value)}" for key, value in parameters.items()) or "as given"
 
 
 def _line(record: TrialRecord, trials: int) -> str:
@@ -93,12 +94,6 @@ def _line(record: TrialRecord, trials: int) -> str:
     told = settings_line(record.parameters) if record.state is not State.FAILED else f"failed: {record.cause}"
     suffix = "  (pruned)" if record.state is State.PRUNED else ""
     return f"{record.number:>4}/{trials:<4} {fmt.score(record.value):>9} {rounds:>8} {fmt.duration(record.seconds):>10}   {told}{suffix}"
-
-
-def _short(value: object) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _value(record: TrialRecord | None) -> float | None:

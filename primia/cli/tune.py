@@ -98,7 +98,7 @@ def _show_places(console: Console, started: SweepStart) -> None:
 def _show_result(console: Console, sweep: Sweep) -> None:
     from primia.cli.report import trial_table
     from primia.search.folder import SweepFolder
-    from primia.search.page import Sweep as SweepResults
+    from primia.search.page import SweepResults
 
     summary, path = sweep.summary, escape(relative(sweep.path))
     console.print()

@@ -119,7 +119,6 @@ class ActorPool:
 
     def __init__(self, actors: Actors, name: str, replicas: int) -> None:
         self.actors = replace(actors, pool=name)
-        self.replicas = replicas
         self._handles = [self.actors.start(host) for host in range(len(actors.hosts))]
         if replicas > 1:
             self.actors = replace(self.actors, nodes=self._nodes())

@@ -18,8 +18,8 @@ from primia.files import atomic_text
 
 
 @dataclass(frozen=True)
-class RunFolder:
-    """Paths of a run, and the few files that are written whole."""
+class ResultFolder:
+    """What the folders of a run and of a sweep have in common."""
 
     path: Path
 
@@ -29,14 +29,35 @@ class RunFolder:
         return self.path / "config.ini"
 
     @property
+    def data(self) -> Path:
+        """What it was trained on: the fingerprint that a resume compares; a run also keeps what makes its name unique."""
+        return self.path / "data.json"
+
+    @property
     def summary(self) -> Path:
         """The results."""
         return self.path / "summary.json"
 
-    @property
-    def data(self) -> Path:
-        """What the run was trained on (the fingerprint that a resume compares), and what makes its name unique."""
-        return self.path / "data.json"
+    def settings(self) -> Settings:
+        """The settings that it was started with."""
+        return load_config(self.config)
+
+    def fingerprint(self) -> str:
+        """Fingerprint of the images that it was started with."""
+        return str(json.loads(self.data.read_text())["fingerprint"])
+
+    def write_summary(self, summary: Mapping[str, object]) -> None:
+        """Write :attr:`summary`; every number in it is finite or null."""
+        atomic_text(self.summary, json.dumps(summary, indent=1, allow_nan=False) + "\n")
+
+    def remove(self) -> None:
+        """Remove the folder: for what failed before anything came of it."""
+        shutil.rmtree(self.path, ignore_errors=True)
+
+
+@dataclass(frozen=True)
+class RunFolder(ResultFolder):
+    """Paths of a run, and the few files that are written whole."""
 
     @property
     def facts(self) -> Path:
@@ -102,21 +123,9 @@ class RunFolder:
             raise RunError(f"{path} is not a run folder: it has no config.ini")
         return folder
 
-    def settings(self) -> Settings:
-        """The settings that the run was started with."""
-        return load_config(self.config)
-
-    def fingerprint(self) -> str:
-        """Fingerprint of the data that the run was started with."""
-        return str(json.loads(self.data.read_text())["fingerprint"])
-
     def identity(self) -> str:
         """The run's name, made unique: what sites write into their books."""
         return f"{self.path.name}#{json.loads(self.data.read_text())['id']}"
-
-    def write_summary(self, summary: Mapping[str, object]) -> None:
-        """Write ``summary.json``; every number in it is finite or null."""
-        atomic_text(self.summary, json.dumps(summary, indent=1, allow_nan=False) + "\n")
 
     def read_summary(self) -> dict[str, object]:
         """Read ``summary.json``.
@@ -129,10 +138,6 @@ class RunFolder:
         except FileNotFoundError:
             raise RunError(f"{self.path} has no summary.json: the run is not finished; primia-ray train --resume {self.path}") from None
         return document
-
-    def remove(self) -> None:
-        """Remove the folder: for a run that failed before its first checkpoint."""
-        shutil.rmtree(self.path, ignore_errors=True)
 
     def logging(self) -> AbstractContextManager[logging.Logger]:
         """A logger that appends to ``run.log``."""

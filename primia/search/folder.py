@@ -3,29 +3,22 @@
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from primia.config.reader import dump_config, load_config
+from primia.config.reader import dump_config
 from primia.config.settings import SearchSettings, Settings
 from primia.errors import RunError
+from primia.federation.run_folder import ResultFolder
 from primia.files import atomic_text
 from primia.search.records import TrialRecord, read_records, write_records
 
 
 @dataclass(frozen=True)
-class SweepFolder:
-    """Paths of a sweep, and the few files that are written whole."""
-
-    path: Path
-
-    @property
-    def config(self) -> Path:
-        """The resolved settings, with the space."""
-        return self.path / "config.ini"
+class SweepFolder(ResultFolder):
+    """Paths of a sweep, and the few files that are written whole. Where each trial has images of its own, its fingerprint is empty."""
 
     @property
     def table(self) -> Path:
@@ -51,11 +44,6 @@ class SweepFolder:
     def log(self) -> Path:
         """What happened, with tracebacks."""
         return self.path / "sweep.log"
-
-    @property
-    def data(self) -> Path:
-        """What the sweep is trained on: the fingerprint that a resume compares."""
-        return self.path / "data.json"
 
     @property
     def trials(self) -> Path:
@@ -90,14 +78,6 @@ class SweepFolder:
         folder.write_records([])
         return folder
 
-    def remove(self) -> None:
-        """Remove the folder: for a sweep that failed before its first trial."""
-        shutil.rmtree(self.path, ignore_errors=True)
-
-    def fingerprint(self) -> str:
-        """Fingerprint of the images; empty where each trial has its own."""
-        return str(json.loads(self.data.read_text())["fingerprint"])
-
     @classmethod
     def open(cls, path: Path) -> SweepFolder:
         """An existing sweep.
@@ -115,10 +95,6 @@ class SweepFolder:
         """Whether a folder is a sweep's rather than a run's."""
         return SweepFolder(path).table.is_file()
 
-    def settings(self) -> Settings:
-        """The settings that the sweep was started with."""
-        return load_config(self.config)
-
     def records(self) -> list[TrialRecord]:
         """All trials so far."""
         return read_records(self.table)
@@ -133,10 +109,6 @@ class SweepFolder:
         known = started | self.read_summary()
         self.write_summary(known | {"status": "running", "given": 1 if search.try_given else None})
         return float(str(known["wall_seconds"]))
-
-    def write_summary(self, summary: Mapping[str, object]) -> None:
-        """Write ``sweep.json``; every number in it is finite or null."""
-        atomic_text(self.summary, json.dumps(summary, indent=1, allow_nan=False) + "\n")
 
     def read_summary(self) -> dict[str, object]:
         """``sweep.json``; empty where the sweep has not got so far."""

@@ -85,7 +85,7 @@ class Comparison(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Sweep:
+class SweepResults:
     """A sweep folder, read; ``test_mcc`` and ``synthetic`` are the best trial's own."""
 
     path: Path
@@ -96,7 +96,7 @@ class Sweep:
     synthetic: bool
 
     @classmethod
-    def read(cls, folder: SweepFolder) -> Sweep:
+    def read(cls, folder: SweepFolder) -> SweepResults:
         """Read a sweep, finished or not.
 
         Raises:
@@ -187,7 +187,7 @@ def write_sweep_report(path: Path) -> Path:
 
 def render_sweep(folder: SweepFolder) -> str:
     """The page as text."""
-    sweep = Sweep.read(folder)
+    sweep = SweepResults.read(folder)
     search, best = sweep.settings.search, sweep.best
     parameters = varied_parameters(sweep.records, search.space)
     importance = importances(sweep.records, parameters)
@@ -227,14 +227,14 @@ def render_sweep(folder: SweepFolder) -> str:
     )
 
 
-def headline(sweep: Sweep) -> str:
+def headline(sweep: SweepResults) -> str:
     """How many trials of what, the best of them, how much better it is than the settings as given, and how long it took."""
     return " ".join(
         part for part in (_trials_sentence(sweep), _best_sentence(sweep), _given_sentence(sweep), _time_sentence(sweep)) if part
     )
 
 
-def caution(sweep: Sweep) -> str:
+def caution(sweep: SweepResults) -> str:
     """Why the validation MCC flatters, and the number that does not."""
     if sweep.best is None:
         return ""
@@ -261,7 +261,7 @@ def changes(record: TrialRecord, settings: Settings) -> list[tuple[str, str, str
     return [(key, _setting(given), _setting(value)) for key, given, value in pairs if given != value]
 
 
-def _trials_sentence(sweep: Sweep) -> str:
+def _trials_sentence(sweep: SweepResults) -> str:
     counts = Counter(record.state for record in sweep.records)
     if not counts:
         return "No trial has begun yet."
@@ -273,13 +273,13 @@ def _trials_sentence(sweep: Sweep) -> str:
     return f"{fmt.plural(len(sweep.records), 'trial')}: {told}. {what}"
 
 
-def _best_sentence(sweep: Sweep) -> str:
+def _best_sentence(sweep: SweepResults) -> str:
     if sweep.best is None:
         return "None has come to a result yet." if sweep.records else ""
     return f"The best is trial {sweep.best.number}, with a validation MCC of {fmt.score(sweep.best.value)}."
 
 
-def _given_sentence(sweep: Sweep) -> str:
+def _given_sentence(sweep: SweepResults) -> str:
     if sweep.best is None or sweep.given is None:
         return ""
     if sweep.best is sweep.given:
@@ -293,7 +293,7 @@ def _given_sentence(sweep: Sweep) -> str:
     return f"That is {how}: {fmt.score(comparison.best)} against {fmt.score(comparison.given)}, {comparison.when}."
 
 
-def _time_sentence(sweep: Sweep) -> str:
+def _time_sentence(sweep: SweepResults) -> str:
     training = sum(record.seconds for record in sweep.records)
     if sweep.summary.wall_seconds is None:
         return f"So far it has trained for {fmt.duration(training)}." if training else ""
@@ -301,7 +301,7 @@ def _time_sentence(sweep: Sweep) -> str:
     return f"It took {fmt.duration(sweep.summary.wall_seconds)}, with {fmt.duration(training if known is None else known)} of training."
 
 
-def _pictures(sweep: Sweep, parameters: Sequence[Parameter]) -> dict[str, str | None]:
+def _pictures(sweep: SweepResults, parameters: Sequence[Parameter]) -> dict[str, str | None]:
     """By name; None where there is nothing to draw."""
     records, best = sweep.records, sweep.best
     has_values, has_curves = any(record.value is not None for record in records), any(record.curve for record in records)
@@ -313,19 +313,19 @@ def _pictures(sweep: Sweep, parameters: Sequence[Parameter]) -> dict[str, str | 
     return {name: image_source(svg) if svg else None for name, svg in drawn.items()}
 
 
-def _front_picture(sweep: Sweep) -> str | None:
+def _front_picture(sweep: SweepResults) -> str | None:
     if not any(record.value is not None and record.second is not None for record in sweep.records):
         return None
     objective = sweep.settings.search.second_objective
     return image_source(figures.front(sweep.records, sweep.front, _SECOND[objective], in_bytes=objective == "bytes"))
 
 
-def _row(sweep: Sweep, record: TrialRecord, names: Sequence[str]) -> Row:
+def _row(sweep: SweepResults, record: TrialRecord, names: Sequence[str]) -> Row:
     cells = [text_of(record.parameters.get(name)) for name in names]
     return Row(record, sweep.second_text(record.second), cells, _link(sweep.path, record))
 
 
-def _schedules(sweep: Sweep) -> list[TrialRecord]:
+def _schedules(sweep: SweepResults) -> list[TrialRecord]:
     """Trials of population based training that go on from others."""
     if sweep.settings.search.scheduler != "pbt":
         return []

@@ -130,10 +130,11 @@ _SCHEMA = {
 
 def write_records(records: Iterable[TrialRecord], path: Path) -> None:
     """Write one row a trial, atomically; parameters are columns ``param.section.key``, null where one had no effect."""
-    rows = sorted(records, key=lambda record: record.number)
-    names = list(dict.fromkeys(name for record in rows for name in record.parameters))
-    columns = {name: pa.array([_row(record)[name] for record in rows], kind) for name, kind in _SCHEMA.items()}
-    columns |= {_PREFIX + name: pa.array([record.parameters.get(name) for record in rows]) for name in names}
+    ordered = sorted(records, key=lambda record: record.number)
+    rows = [_row(record) for record in ordered]
+    names = list(dict.fromkeys(name for record in ordered for name in record.parameters))
+    columns = {name: pa.array([row[name] for row in rows], kind) for name, kind in _SCHEMA.items()}
+    columns |= {_PREFIX + name: pa.array([record.parameters.get(name) for record in ordered]) for name in names}
     with atomic_path(path) as temporary:
         pq.write_table(pa.table(columns), temporary)
 

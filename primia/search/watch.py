@@ -27,7 +27,6 @@ class SweepProgress:
 
     records: Mapping[int, TrialRecord]
     trials: int
-    concurrent: int
     elapsed_s: float
     time_limit_s: float | None
 
@@ -85,11 +84,7 @@ class SweepWatch(Callback):
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """Ray has looked around."""
-        self._on_progress(
-            SweepProgress(
-                self.records, self._search.trials, self._search.max_concurrent, monotonic() - self._begun, self._search.time_limit
-            )
-        )
+        self._on_progress(SweepProgress(self.records, self._search.trials, monotonic() - self._begun, self._search.time_limit))
 
     def _tell(self, record: TrialRecord) -> None:
         """Write down that a trial is over."""

@@ -21,7 +21,7 @@ def trial(number: int, value: float | None, state: State = State.COMPLETE, **oth
 
 
 def progress(*records: TrialRecord, trials: int = 10, elapsed: float = 100.0, limit: float | None = None) -> SweepProgress:
-    return SweepProgress({record.number: record for record in records}, trials, 1, elapsed, limit)
+    return SweepProgress({record.number: record for record in records}, trials, elapsed, limit)
 
 
 def shown(*steps: SweepProgress, width: int = 200, terminal: bool = False) -> str:

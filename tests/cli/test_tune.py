@@ -49,7 +49,7 @@ def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> SimpleNamespace:
         on_start(SweepStart(seen.folder, Space.of(base), seen.notices, seen.cluster))
         if seen.error:
             raise seen.error
-        on_progress(SweepProgress({record.number: record for record in Sweep(seen.folder).records}, 20, 1, 60.0, None))
+        on_progress(SweepProgress({record.number: record for record in Sweep(seen.folder).records}, 20, 60.0, None))
         return Sweep(seen.folder)
 
     seen.changes = {}

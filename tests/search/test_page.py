@@ -14,7 +14,7 @@ import pytest
 
 from primia.errors import RunError
 from primia.search.folder import SweepFolder
-from primia.search.page import ROW_LIMIT, Sweep, changes, headline, render_sweep, write_sweep_report
+from primia.search.page import ROW_LIMIT, SweepResults, changes, headline, render_sweep, write_sweep_report
 from primia.search.records import State, undominated
 
 sweeps = runpy.run_path(str(Path(__file__).with_name("sweeps.py")))
@@ -85,7 +85,7 @@ def page(sweep):
 
 
 def told(sweep):
-    return headline(Sweep.read(SweepFolder(sweep)))
+    return headline(SweepResults.read(SweepFolder(sweep)))
 
 
 def named(name):
@@ -147,7 +147,7 @@ def test_the_best_is_held_against_the_settings_as_given(tmp_path):
 def test_trials_of_which_one_was_ended_early_are_compared_at_the_same_part(tmp_path):
     made = records(20)
     made[1] = replace(made[1], state=State.PRUNED, curve=made[1].curve[:10], rounds=10, value=max(mcc for _, mcc in made[1].curve[:10]))
-    comparison = Sweep.read(SweepFolder(make_sweep(tmp_path / "s", made))).compare_with_given()
+    comparison = SweepResults.read(SweepFolder(make_sweep(tmp_path / "s", made))).compare_with_given()
     assert made[5].planned_rounds == 29
     assert comparison.best == max(mcc for round_, mcc in made[5].curve if round_ <= 29 * 10 / 25)
     assert comparison.given == made[1].value
@@ -208,7 +208,7 @@ def test_best_settings_that_differ_are_listed_and_how_to_train_them(tmp_path):
 
 
 def test_changes_leave_out_what_is_as_given(tmp_path):
-    sweep = Sweep.read(SweepFolder(make_sweep(tmp_path / "s")))
+    sweep = SweepResults.read(SweepFolder(make_sweep(tmp_path / "s")))
     assert changes(sweep.records[0], sweep.settings) == []
     assert ("training.optimizer", "adam", "sgd") in changes(
         next(record for record in sweep.records if record.parameters["training.optimizer"] == "sgd"), sweep.settings
@@ -373,7 +373,7 @@ def test_a_front_of_a_sweep_under_way_is_that_of_its_trials(tmp_path):
     made = {number: replace(record, second=float(number)) for number, record in records(20).items()}
     search = "second_objective = epsilon\nscheduler = none\n"
     begun = make_sweep(tmp_path / "s", made, search=search, finished=False)
-    front = Sweep.read(SweepFolder(begun)).front
+    front = SweepResults.read(SweepFolder(begun)).front
     assert front == undominated(list(made.values()))
     nothing = make_sweep(tmp_path / "t", {1: replace(made[1], second=None)}, search=search, finished=False)
     assert "No trial has both numbers yet." in page(nothing).text

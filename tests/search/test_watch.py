@@ -151,10 +151,10 @@ def test_under_population_based_training_a_trial_is_known_by_its_name(make_watch
 
 def test_the_audience_hears_how_far_it_is(make_watch: MakeWatch, clock: list[float]) -> None:
     heard: list[SweepProgress] = []
-    watch = make_watch({1: RECORD}, heard.append, trials=7, max_concurrent=2, time_limit=60)
+    watch = make_watch({1: RECORD}, heard.append, trials=7, time_limit=60)
     clock[0] += 12.5
     watch.on_step_end(0, [])
-    assert heard == [SweepProgress({1: RECORD}, 7, 2, 12.5, 60)]
+    assert heard == [SweepProgress({1: RECORD}, 7, 12.5, 60)]
 
 
 def test_a_finished_trials_report_is_written_while_others_train(
