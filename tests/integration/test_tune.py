@@ -90,11 +90,13 @@ def test_the_same_seed_gives_the_same_sweep_also_after_a_kill_and_its_best_train
 @pytest.mark.slow
 def test_trials_side_by_side_use_replicas_of_the_sites(primia_ray: Starter, tune_arguments: Any, tmp_path: Path) -> None:
     command = primia_ray(*tune_arguments("sweep", "search.max_concurrent=2", "federation.rounds=40", trials=4))
-    command.wait_for(lambda: len(list((tmp_path / "sweep/trials").glob("*/checkpoints/round-000001.json"))) >= 2, "two trials at work")
+    sweep = SweepFolder(tmp_path / "sweep")
+    running = [State.RUNNING] * 2
+    command.wait_for(lambda: sweep.table.exists() and [record.state for record in sweep.records()] == running, "two trials at work")
     assert len(command.workers()) == 6
     assert command.wait() == 0, command.text
     assert command.left_behind() == []
-    assert all(record.state is State.COMPLETE for record in SweepFolder(tmp_path / "sweep").records())
+    assert all(record.state is State.COMPLETE for record in sweep.records())
 
 
 @pytest.mark.slow
