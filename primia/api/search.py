@@ -101,11 +101,13 @@ def tune(
         with ray_session(
             address, store_bytes=store_bytes(len(data.sites) if data else settings.data.sites), dashboard=dashboard
         ) as cluster:
+            from primia.search.plan import SweepPlan
             from primia.search.sweep import run_sweep
 
+            plan = SweepPlan.of(folder, space, data, cluster.cpus, cluster.gpus)
             if on_start:
                 on_start(SweepStart(folder.path, space, tuple(notices), cluster))
-            outcome = run_sweep(folder, space, earlier, data, cluster, records, on_progress or (lambda progress: None))
+            outcome = run_sweep(plan, records, earlier, on_progress or (lambda progress: None))
     except KeyboardInterrupt:
         finish("interrupted", folder.records())
         raise

@@ -101,12 +101,11 @@ def _drive(setup: RunSetup, resources: ClusterResources, on_event: Listener) -> 
     """Run the driver actor to its end; on Ctrl-C ask it to stop, let it flush its checkpoint, and raise again."""
     import ray
 
-    from primia.federation.actors import check_nodes, device_of, plan_actors
+    from primia.federation.actors import device_of, plan_actors
     from primia.federation.driver_actor import FederationDriver
 
     wanted = setup.settings.resources
     actors = plan_actors(wanted, setup.sites, resources.cpus, resources.gpus)
-    check_nodes(actors)
     setup = replace(setup, device=device_of(wanted, resources.gpus))
     node = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     driver: Any = ray.remote(FederationDriver).options(num_cpus=0, max_concurrency=2, scheduling_strategy=node).remote(setup, actors)

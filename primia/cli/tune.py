@@ -100,9 +100,12 @@ def _show_result(console: Console, sweep: Sweep) -> None:
     from primia.search.folder import SweepFolder
     from primia.search.page import SweepResults
 
+    folder = SweepFolder(sweep.path)
     summary, path = sweep.summary, escape(relative(sweep.path))
+    # What is drawn, and the noise, are secret under differential privacy.
+    again = "train it again, which spends privacy again" if folder.settings().privacy.is_on else "train it again, to the same value"
     console.print()
-    console.print(trial_table(SweepResults.read(SweepFolder(sweep.path))))
+    console.print(trial_table(SweepResults.read(folder)))
     if summary["reason"]:
         console.print(f"[yellow]stopped[/]     {escape(summary['reason'])}", soft_wrap=True)
     if summary["privacy"]:
@@ -111,7 +114,7 @@ def _show_result(console: Console, sweep: Sweep) -> None:
         f"sweep       {path}",
         f"report      {path}/report.html     all trials in {path}/sweep.parquet",
         f"best        {path}/best.ini",
-        f"next        primia-ray train --config {path}/best.ini     train it again, to the same value",
+        f"next        primia-ray train --config {path}/best.ini     {again}",
         f"            primia-ray tune --resume {path} --trials N     go on with more trials",
     ):
         console.print(line, soft_wrap=True, highlight=False)

@@ -18,7 +18,7 @@ import ray
 from ray.exceptions import ActorDiedError, GetTimeoutError, RayActorError, RayError
 
 from primia.errors import PrimiaError
-from primia.federation.actors import Actors
+from primia.federation.actors import Actors, check_nodes
 from primia.federation.exchange import SiteFailure
 
 _POLL_S = 0.5
@@ -116,9 +116,14 @@ class RayHosts:
     """The sites as Ray actors, one a host.
 
     ``stopped`` is looked at while waiting; once set, waiting raises :class:`Stopped`.
+
+    Raises:
+        ConfigError: no node can hold one of the actors, which a pool has seen to before.
     """
 
     def __init__(self, actors: Actors, deadline_s: float, stopped: Flag) -> None:
+        if not actors.pool:
+            check_nodes(actors)
         self._hosts = [_Host(actors, host) for host in range(len(actors.hosts))]
         self._is_shared = bool(actors.pool)
         self._deadline_s = deadline_s

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from primia.config.settings import ResourceSettings, Settings
 from primia.data.federation import FederatedData
-from primia.federation.actors import Actors, plan_actors
+from primia.federation.actors import Actors, check_nodes, device_of, plan_actors
 from primia.federation.plan import plan_sites
 from primia.federation.run_data import run_data
 from primia.privacy.account import Account
@@ -32,7 +32,8 @@ class SweepPlan:
     """Everything that a trial's process is started with; picklable.
 
     ``data``, ``actors``: shards and actors that all trials share; None where each makes its own. ``resources``: in numbers instead of
-    "automatic", so that a trial's settings, run again elsewhere, give the same model. ``cluster``: CPUs and GPUs.
+    "automatic", so that a trial's settings, run again elsewhere, give the same model. ``cluster``: CPUs and GPUs. ``replicas``: of each
+    shared actor.
     """
 
     path: Path
@@ -42,6 +43,23 @@ class SweepPlan:
     resources: ResourceSettings
     device: str
     cluster: tuple[int, int]
+    replicas: int = 1
+
+    @classmethod
+    def of(cls, folder: SweepFolder, space: Space, data: FederatedData | None, cpus: int, gpus: int) -> SweepPlan:
+        """The plan on a running cluster of so many CPUs and GPUs; ``data``: None where each trial makes its own.
+
+        Raises:
+            ConfigError: the cluster can never offer what the shared actors ask for.
+        """
+        wanted, search = space.base.resources, space.base.search
+        actors, device = None, device_of(wanted, gpus)
+        replicas = min(search.replicas or search.max_concurrent, search.max_concurrent)
+        if data:
+            actors = plan_actors(wanted, plan_sites(data, space.base.run), cpus, gpus, replicas)
+            check_nodes(actors)
+            wanted = wanted.model_copy(update={"actors": len(actors.hosts), "threads": actors.options.threads})
+        return cls(folder.path, space, data, actors, wanted, device, (cpus, gpus), replicas)
 
     @property
     def folder(self) -> SweepFolder:

@@ -83,6 +83,7 @@ def with_summary(record: TrialRecord, summary: Mapping[str, Any], second: str) -
         second=objectives[second],
         best_round=summary["best_round"],
         rounds=summary["rounds"],
+        planned_rounds=summary["config"]["federation"]["rounds"],
         seconds=sum(timing.get(phase, 0.0) for phase in ("training", "validation", "test")),
         bytes=moved,
         epsilon=epsilon,

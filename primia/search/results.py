@@ -30,6 +30,11 @@ _PRIVACY = (
     "training spent, is what its publication costs."
 )
 
+_UNSTATED = (
+    " Not counted is what these trials, which came to no statement, spent after the last one that did: {trials}. It stands in the sites' "
+    "boxes (primia-ray site show)."
+)
+
 
 def write_results(folder: SweepFolder, space: Space, records: Iterable[TrialRecord], status: str, reason: str, wall_s: float) -> None:
     """Write the sweep folder's results; ``wall_s``: seconds of the whole sweep, earlier parts of it included.
@@ -77,7 +82,11 @@ def _best_ini(folder: SweepFolder, best: TrialRecord, base: Settings) -> str:
     """The trial's settings as those of a run of its own, beside the sweep."""
     settings = RunFolder(folder.path / best.folder).settings()
     run = settings.run.model_copy(update={"name": "", "output": base.run.output})
-    head = f"# Trial {best.number} of the sweep {folder.path.name}: validation MCC {best.value:.4f} at equal seed, threads and actors."
+    head = f"# Trial {best.number} of the sweep {folder.path.name}: validation MCC {best.value:.4f}"
+    if settings.privacy.is_on:
+        head += ".\n# Training it again spends privacy again, and gives another value: what is drawn, and the noise, are secret."
+    else:
+        head += " at equal seed, threads and actors."
     if best.cause:
         head += f"\n# It {best.cause}, so these settings alone need not reach that."
     return f"{head}\n{dump_config(settings.model_copy(update={'run': run}))}"
@@ -85,17 +94,22 @@ def _best_ini(folder: SweepFolder, best: TrialRecord, base: Settings) -> str:
 
 def _privacy(folder: SweepFolder, space: Space, records: Sequence[TrialRecord]) -> dict[str, Any] | None:
     settings = space.base.privacy
-    spent = _by_ledgers(folder, space.base) or _by_summaries(folder, records)
+    by_ledgers = _by_ledgers(folder, space.base)
+    spent, unstated = (by_ledgers, []) if by_ledgers else _by_summaries(folder, records)
     if not spent:
         return None
     worst = max(spent.values())
+    sentence = _PRIVACY.format(trials=len(records), epsilon=worst[0], delta=worst[1], unit=settings.unit)
+    if unstated:
+        sentence += _UNSTATED.format(trials=", ".join(map(str, unstated)))
     return {
         "unit": settings.unit,
         "accountant": settings.accountant,
         "delta": {site: delta for site, (_, delta) in spent.items()},
         "sites": {site: total for site, (total, _) in spent.items()},
         "trials": len(records),
-        "sentence": _PRIVACY.format(trials=len(records), epsilon=worst[0], delta=worst[1], unit=settings.unit),
+        "unstated": unstated,
+        "sentence": sentence,
     }
 
 
@@ -113,13 +127,17 @@ def _by_ledgers(folder: SweepFolder, base: Settings) -> dict[str, tuple[float, f
     return spent
 
 
-def _by_summaries(folder: SweepFolder, records: Sequence[TrialRecord]) -> dict[str, tuple[float, float]]:
-    """The same where the ledgers are in the sites' boxes: as the sites have stated it."""
+def _by_summaries(folder: SweepFolder, records: Sequence[TrialRecord]) -> tuple[dict[str, tuple[float, float]], list[int]]:
+    """The same where the ledgers are in the sites' boxes, as the sites have stated it; and the trials that came to no statement."""
     spent: dict[str, tuple[float, float]] = {}
+    unstated = []
     for record in records:
-        with suppress(RunError):
+        try:
             privacy: Any = RunFolder(folder.path / record.folder).read_summary()["privacy"]
-            for site, statement in privacy["sites"].items():
-                if (total := statement["epsilon_all_runs"]) is not None:
-                    spent[site] = max(spent.get(site, (0.0, 0.0)), (total, statement["delta"]))
-    return spent
+        except RunError:
+            unstated.append(record.number)
+            continue
+        for site, statement in privacy["sites"].items():
+            if (total := statement["epsilon_all_runs"]) is not None:
+                spent[site] = max(spent.get(site, (0.0, 0.0)), (total, statement["delta"]))
+    return spent, unstated

@@ -28,8 +28,12 @@ _REFUSED = {
     "data.cache": "it is only where shards are kept",
     "data.classes": "a list cannot be drawn",
     "federation.identity": "it is the name that sites grant",
+    "privacy.unit": "what protects images and what protects patients does not add up over the trials",
 }
 _REFUSED_SECTIONS = {"search": "it says how to search", "inference": "it has no effect on training"}
+
+_PRIVATE_DATA = ("data.image_size", "data.channels", "data.normalisation")
+"""Settings of the data that leave every image and every patient at one site, so that what trials spend there adds up."""
 
 _WITHIN_A_RUN = ("training.", "augmentation.", "federation.server_")
 _EXAMPLE = "training.learning_rate = loguniform(1e-5, 1e-2)"
@@ -54,6 +58,7 @@ def check_space(space: Space) -> None:
     """How it is searched fits what is searched, and no point contradicts itself."""
     _check_algorithm(space)
     _check_population(space)
+    _check_sites(space)
     points = _points(space)
     drawn = {key for values in points for key in values if space.expressions[key].is_drawn}
     if not drawn:
@@ -107,14 +112,25 @@ def _check_population(space: Space) -> None:
             raise ConfigError(f"search.scheduler = pbt cannot be used with {setting}: {said}, and models change hands; use asha")
 
 
+def _check_sites(space: Space) -> None:
+    unit = space.base.privacy.unit
+    for key, expression in space.expressions.items() if space.base.privacy.is_on else ():
+        if key in ("run.mode", "run.site") or (key.startswith("data.") and key not in _PRIVATE_DATA):
+            raise ConfigError(
+                f"[search] {key} = {expression.text}: this setting cannot be searched with privacy.unit = {unit}: an image must be at the "
+                "same site in all trials, so that what they spend there adds up"
+            )
+
+
 def _check_privacy(base: Settings, points: Iterable[Settings]) -> None:
-    private = [point.privacy for point in points if point.privacy.is_on]
-    if any(not privacy.chooses_model for privacy in private):
+    if not base.privacy.is_on:
+        if base.search.max_epsilon is not None:
+            raise ConfigError("search.max_epsilon has no effect: nothing is private; set privacy.unit, or leave it out")
+        if base.search.second_objective == "epsilon":
+            raise ConfigError("search.second_objective = epsilon: nothing is private, and there is no epsilon; set privacy.unit")
+        return
+    if any(not point.privacy.chooses_model for point in points):
         raise ConfigError(
             "privacy.validation = private: a search chooses by validation images, which is not accounted for; set "
             "privacy.validation = public if they may be published"
         )
-    if not private and base.search.max_epsilon is not None:
-        raise ConfigError("search.max_epsilon has no effect: nothing is private; set privacy.unit, or leave it out")
-    if not private and base.search.second_objective == "epsilon":
-        raise ConfigError("search.second_objective = epsilon: nothing is private, and there is no epsilon; set privacy.unit")

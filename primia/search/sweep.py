@@ -6,24 +6,20 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
 from ray import tune
 
-from primia.cluster.session import ClusterResources, set_environment
+from primia.cluster.session import set_environment
 from primia.config.settings import SearchSettings
-from primia.data.federation import FederatedData
 from primia.errors import PrimiaError
-from primia.federation.actors import ActorPool, check_nodes, device_of, plan_actors
-from primia.federation.plan import plan_sites
-from primia.search.folder import SweepFolder
+from primia.federation.actors import ActorPool, check_nodes
 from primia.search.plan import SweepPlan
 from primia.search.records import TrialRecord
 from primia.search.schedulers import build_scheduler
 from primia.search.searcher import SweepSearcher
-from primia.search.space import Space
 from primia.search.study import SweepStudy
 from primia.search.trial import ASSIGNMENT, FederatedTrial, trial_name
 from primia.search.watch import OnProgress, SweepWatch
@@ -56,30 +52,20 @@ class Outcome:
     reason: str
 
 
-def run_sweep(
-    folder: SweepFolder,
-    space: Space,
-    earlier: Sequence[TrialRecord],
-    data: FederatedData | None,
-    cluster: ClusterResources,
-    records: Sequence[TrialRecord],
-    on_progress: OnProgress,
-) -> Outcome:
+def run_sweep(plan: SweepPlan, records: Sequence[TrialRecord], earlier: Sequence[TrialRecord], on_progress: OnProgress) -> Outcome:
     """Run a sweep to its end, or on from ``records``; inside a Ray session. ``earlier``: results of other sweeps to learn from.
 
     Raises:
-        ConfigError: the cluster can never offer what is asked for.
         ClusterError: the sites' actors do not start.
         KeyboardInterrupt: what is on record by then can be gone on with.
     """
-    search = space.base.search
-    replicas = min(search.replicas or search.max_concurrent, search.max_concurrent)
+    space, search = plan.space, plan.space.base.search
     scratch = tempfile.TemporaryDirectory(prefix="primia-tune-")
-    watch = SweepWatch(folder, search, {record.number: record for record in records}, on_progress)
-    with set_environment(_QUIET), scratch as state, closing(watch), _pool(space, data, cluster, replicas) as pool:
+    watch = SweepWatch(plan.folder, search, {record.number: record for record in records}, on_progress)
+    with set_environment(_QUIET), scratch as state, closing(watch), _pool(plan) as pool:
         # Trials begin while the sites' actors start, and wait for them; that they do start is seen to beside.
         watch.enough.unless_up(pool.wait if pool else list)
-        plan = _plan(folder, space, data, pool, cluster)
+        plan = replace(plan, actors=pool.actors) if pool else plan
         trainable = tune.with_resources(tune.with_parameters(FederatedTrial, plan=plan), _resources(plan))
         # Not a Tuner: that pickles all it is given, at once and into a file, for a way of resuming that is not used here.
         tune.run(
@@ -87,7 +73,7 @@ def run_sweep(
             name="tune",
             storage_path=state,
             scheduler=build_scheduler(space),
-            **_supply(SweepSearcher(SweepStudy(space, earlier), records, search.trials, replicas), search),
+            **_supply(SweepSearcher(SweepStudy(space, earlier), records, search.trials, plan.replicas), search),
             callbacks=[watch],
             stop=watch.enough,
             max_failures=_DEATHS,
@@ -110,25 +96,13 @@ def _supply(searcher: SweepSearcher, search: SearchSettings) -> dict[str, Any]:
     return {"config": {ASSIGNMENT: tune.grid_search(population)}}
 
 
-def _plan(folder: SweepFolder, space: Space, data: FederatedData | None, pool: ActorPool | None, cluster: ClusterResources) -> SweepPlan:
-    wanted = space.base.resources
-    if pool:
-        actors = pool.actors
-        wanted = wanted.model_copy(update={"actors": len(actors.hosts), "threads": actors.options.threads})
-    device = device_of(wanted, cluster.gpus)
-    return SweepPlan(folder.path, space, data, pool.actors if pool else None, wanted, device, (cluster.cpus, cluster.gpus))
-
-
 @contextmanager
-def _pool(space: Space, data: FederatedData | None, cluster: ClusterResources, replicas: int) -> Iterator[ActorPool | None]:
+def _pool(plan: SweepPlan) -> Iterator[ActorPool | None]:
     """The sites' actors for all trials; None where each trial needs its own."""
-    if data is None:
+    if plan.actors is None:
         yield None
         return
-    base = space.base
-    actors = plan_actors(base.resources, plan_sites(data, base.run), cluster.cpus, cluster.gpus, replicas)
-    check_nodes(actors)
-    pool = ActorPool(actors, f"{base.run.name}-{os.getpid()}", replicas)
+    pool = ActorPool(plan.actors, f"{plan.space.base.run.name}-{os.getpid()}", plan.replicas)
     try:
         yield pool
     finally:
@@ -145,6 +119,7 @@ def _resources(plan: SweepPlan) -> Any:
     def group(config: Mapping[str, Any]) -> Any:
         try:
             actors = plan.own_actors(plan.settings("", config[ASSIGNMENT]["parameters"]))
+            check_nodes(actors)
         except PrimiaError:
             return tune.PlacementGroupFactory([process])  # the trial meets the same error, and tells it
         share = {"CPU": actors.options.cpus, "GPU": actors.options.gpus}

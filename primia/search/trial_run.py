@@ -29,7 +29,7 @@ from primia.search.plan import Assignment, SweepPlan
 from primia.search.records import State, Told, TrialRecord, with_summary
 from primia.search.tensorboard import write_trial
 
-_PRUNED = "the search has better trials (search.scheduler)"
+_PRUNED = "the search ended this trial early (search.scheduler, search.time_limit or search.target)"
 
 
 class TrialRun:

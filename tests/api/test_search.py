@@ -18,9 +18,11 @@ from primia.config.settings import Settings
 from primia.data.demo import demo_catalogue
 from primia.data.export import demo_tree
 from primia.errors import ClusterError, ConfigError, RunError
+from primia.search import plan as plans
 from primia.search import results, sweep
 from primia.search.demo import DEMO_SPACE
 from primia.search.folder import SweepFolder
+from primia.search.plan import SweepPlan
 from primia.search.records import State, TrialRecord
 from primia.search.sweep import Outcome
 
@@ -57,15 +59,16 @@ def ray(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         yield ClusterResources(cpus=2, gpus=0)
         seen.ended += 1
 
-    def run_sweep(folder: SweepFolder, space: Any, earlier: Any, data: Any, cluster: Any, records: Any, on_progress: Any) -> Outcome:
-        seen.given = SimpleNamespace(space=space, earlier=earlier, data=data, records=records)
-        folder.write_records(seen.records)
+    def run_sweep(plan: SweepPlan, records: Any, earlier: Any, on_progress: Any) -> Outcome:
+        seen.given = SimpleNamespace(space=plan.space, earlier=earlier, data=plan.data, records=records)
+        plan.folder.write_records(seen.records)
         if seen.error:
             raise seen.error
         return Outcome({record.number: record for record in seen.records}, seen.reason)
 
     monkeypatch.setattr(tuning, "ray_session", session)
     monkeypatch.setattr(sweep, "run_sweep", run_sweep)
+    monkeypatch.setattr(plans, "check_nodes", lambda actors: None)
     monkeypatch.setattr(results, "write_sweep_report", lambda path: None)
     return seen
 
@@ -103,6 +106,15 @@ def test_nothing_to_search_is_said_before_anything_is_made(configured: Configure
     with pytest.raises(ConfigError, match=r"^\[search\] there is nothing to search: write settings beside its keys"):
         tune(configured(data={"source": "folder", "path": tmp_path / "images"}, search={"space": {}}))
     assert ray.starts == 0 and list(tmp_path.iterdir()) == []
+
+
+def test_resources_that_can_never_be_met_are_said_before_the_sweep_is_announced(
+    configured: Configured, ray: SimpleNamespace, tmp_path: Path
+) -> None:
+    started: list[SweepStart] = []
+    with pytest.raises(ConfigError, match=r"^resources.cpus_per_actor = 2: 2 actors need 4 CPUs, but the cluster has 2; lower it"):
+        tune(configured(resources={"cpus_per_actor": 2}), on_start=started.append)
+    assert not started and ray.given is None and not (tmp_path / "runs" / "sweep").exists()
 
 
 def test_an_existing_folder_is_refused(configured: Configured, ray: SimpleNamespace, tmp_path: Path) -> None:

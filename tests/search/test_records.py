@@ -41,6 +41,7 @@ SUMMARY: dict[str, Any] = {
     "timing": {"total": 99.0, "start": 50.0, "training": 4.0, "validation": 2.0},
     "communication": {"up_bytes": 100, "down_bytes": 50},
     "privacy": {"sites": {"a": {"epsilon": 1.5}, "b": {"epsilon": 2.5}}},
+    "config": {"federation": {"rounds": 8}},
 }
 
 
@@ -100,6 +101,7 @@ def test_a_summary_gives_value_bytes_epsilon_and_the_second_objective(objective:
         second=second,
         best_round=3,
         rounds=5,
+        planned_rounds=8,
         seconds=6.0,
         bytes=150,
         epsilon={"a": 1.5, "b": 2.5},

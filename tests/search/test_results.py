@@ -203,7 +203,11 @@ def test_with_boxes_privacy_is_what_the_sites_have_stated(make_plan: MakePlan, w
             "timing": {},
             "communication": moved,
             "privacy": {"sites": statements},
+            "config": {"federation": {"rounds": 5}},
         }
         RunFolder(plan.path / records[-1].folder).summary.write_text(json.dumps(summary))
     records.append(a_trial(plan, 4, None, state=State.FAILED))
-    assert results_of(plan, records)["privacy"]["sites"] == {"site-1": 2.0, "site-2": 2.5}
+    privacy = results_of(plan, records)["privacy"]
+    assert (privacy["sites"], privacy["unstated"]) == ({"site-1": 2.0, "site-2": 2.5}, [4])
+    assert "Not counted is what these trials, which came to no statement, spent after the last one that did: 4." in privacy["sentence"]
+    assert "Not counted" not in results_of(plan, records[:3])["privacy"]["sentence"]

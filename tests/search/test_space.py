@@ -368,7 +368,9 @@ def test_an_unknown_setting_is_told_where_no_file_was_read() -> None:
         ({"federation.server_learning_rate": "0 * training.batch_size", "training.batch_size": "choice(1, 2)"}, (), "must be a number > 0"),
         ({"training.class_weights": "bool"}, PRIVATE, "exact class counts, which are not accounted for; say when it is drawn: ... only if"),
         ({"training.batch_size": "choice(8, 16)"}, (*PRIVATE, "privacy.validation=private"), "set privacy.validation = public if they may"),
-        ({"privacy.unit": "choice(none, image)"}, (PRIVATE[1],), "set privacy.validation = public if they may be published"),
+        ({"privacy.unit": "choice(image, patient)"}, PRIVATE, "this setting cannot be searched: what protects images and what protects"),
+        ({"data.split": "choice(iid, label-skew)"}, PRIVATE, "an image must be at the same site in all trials"),
+        ({"run.mode": "choice(federated, pooled)"}, PRIVATE, "cannot be searched with privacy.unit = image"),
         ({"training.batch_size": "choice(8, 16)"}, ("search.max_epsilon=8",), "search.max_epsilon has no effect: nothing is private"),
         (
             {"training.batch_size": "choice(8, 16)"},
@@ -405,7 +407,7 @@ def test_a_space_that_cannot_be_searched_so_is_told(texts: Mapping[str, str], ov
     ("texts", "overrides"),
     [
         ({"privacy.noise_multiplier": "loguniform(0.5, 8)"}, (*PRIVATE, "search.second_objective=epsilon", "search.scheduler=none")),
-        ({"privacy.unit": "choice(none, image)"}, (*PRIVATE[1:], "search.max_epsilon=8")),
+        ({"data.image_size": "choice(32, 64)", "data.channels": "choice(1, 3)"}, (*PRIVATE, "search.max_epsilon=8")),
         ({"training.momentum": "quniform(0, 0.9, 0.1)", "training.optimizer": "choice(adam, sgd)"}, ("search.algorithm=grid",)),
         ({"federation.proximal_mu": "uniform(0, 1)", "training.weight_decay": "uniform(0, 1)"}, ("search.scheduler=pbt",)),
     ],
