@@ -20,7 +20,7 @@ from primia.search.demo import with_demo_space
 from primia.search.folder import SweepFolder
 from primia.search.records import TrialRecord
 from primia.search.space import Space
-from primia.search.study import earlier_results
+from primia.search.warm_start import known_from_start, read_known, write_known
 
 if TYPE_CHECKING:  # Ray
     from primia.search.watch import SweepProgress
@@ -85,10 +85,15 @@ def tune(
     begun = perf_counter()
     settings = _resumed_settings(settings, Path(resume)) if resume else resolved(with_demo_space(settings or Settings()))
     space = Space.of(settings)
-    earlier, notices = earlier_results(space)
+    known, notices = ([], []) if resume else known_from_start(space)
     check_output(settings.run.output)
     data = None if space.needs_own_actors else run_data(settings, on_pack)
-    folder = _opened(Path(resume).resolve(), settings, data) if resume else _created(settings, data)
+    if resume:
+        folder = _opened(Path(resume).resolve(), settings, data)
+        known = read_known(folder.known, space)
+    else:
+        folder = _created(settings, data)
+        write_known(known, folder.known)
     records = folder.records()
     earlier_s = folder.begin(settings.search)
 
@@ -107,7 +112,7 @@ def tune(
             plan = SweepPlan.of(folder, space, data, cluster.cpus, cluster.gpus)
             if on_start:
                 on_start(SweepStart(folder.path, space, tuple(notices), cluster))
-            outcome = run_sweep(plan, records, earlier, on_progress or (lambda progress: None))
+            outcome = run_sweep(plan, records, known, on_progress or (lambda progress: None))
     except KeyboardInterrupt:
         finish("interrupted", folder.records())
         raise

@@ -50,8 +50,6 @@ def _report_run(run: Path) -> None:
 
 
 def _report_sweep(path: Path) -> None:
-    import shlex
-
     from rich.console import Console
 
     from primia.search.folder import SweepFolder
@@ -75,8 +73,8 @@ def _report_sweep(path: Path) -> None:
     for file, what in files.items():
         if file.is_file():
             console.print(f"       {file.name:<14} {what}", markup=False, highlight=False, soft_wrap=True)
-    if folder.best.is_file():
-        console.print(f"next   primia-ray train --config {shlex.quote(str(folder.best))}", markup=False, highlight=False, soft_wrap=True)
+    if sweep.command:
+        console.print(f"next   {sweep.command}", markup=False, highlight=False, soft_wrap=True)
 
 
 def trial_table(sweep: SweepResults, limit: int = TRIAL_LIMIT) -> Table:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from primia.cli.config import ConfigOption, SetOption
+from primia.errors import ConfigError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from primia.api import Run
     from primia.config.settings import Settings
+
+_PLACE = {"run.name": "--name", "run.output": "--output"}
 
 
 def train(
@@ -52,11 +56,18 @@ def train(
 
 
 def read_settings(console: Console, config: Path | None, data: Path | None, overrides: list[str], resume: Path | None) -> Settings | None:
-    """Settings from file and flags; None where a run is resumed just as it was started."""
+    """Settings from file and flags; None where a run is resumed just as it was started.
+
+    Raises:
+        ConfigError: a setting is wrong, or would move what is resumed.
+    """
     from rich.markup import escape
 
     from primia.config.reader import read_config
 
+    keys = {each.partition("=")[0].strip() for each in overrides}
+    if resume and (moved := [flag for key, flag in _PLACE.items() if key in keys]):
+        raise ConfigError(f"{' and '.join(moved)} cannot be given with --resume: what is resumed stays in {resume}; leave it out")
     if resume and not (config or data or overrides):
         return None
     base = config or (resume / "config.ini" if resume else None)
@@ -83,18 +94,18 @@ def _show_result(console: Console, run: Run) -> None:
     console.print()
     console.print(metrics_table(summary))
     console.print(class_table(summary))
-    path = escape(relative(run.path))
+    path, typed = escape(relative(run.path)), escape(shlex.quote(relative(run.path)))
     console.print(f"privacy     {RunSummary.of(summary).privacy.in_short}", soft_wrap=True, highlight=False)
     console.print(f"run folder  {path}", soft_wrap=True, highlight=False)
     console.print(f"report      {path}/report.html", soft_wrap=True, highlight=False)
     console.print(
-        f"next        primia-ray evaluate {path} --data DIR     test it on other labelled images", soft_wrap=True, highlight=False
+        f"next        primia-ray evaluate {typed} --data DIR     test it on other labelled images", soft_wrap=True, highlight=False
     )
     console.print(
         "            primia-ray train --mode pooled             compare with all data in one place", soft_wrap=True, highlight=False
     )
     console.print(
-        f"            primia-ray audit {path}             attack it, to see what the protection is worth", soft_wrap=True, highlight=False
+        f"            primia-ray audit {typed}             attack it, to see what the protection is worth", soft_wrap=True, highlight=False
     )
 
 

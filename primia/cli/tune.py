@@ -11,12 +11,13 @@ from rich.markup import escape
 
 from primia.cli.config import ConfigOption, SetOption
 from primia.cli.train import read_settings, relative
+from primia.errors import RunError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from primia.api import Sweep
     from primia.api.search import SweepStart
+    from primia.search.folder import SweepFolder
 
 
 def tune(
@@ -72,9 +73,9 @@ def tune(
             )  # fmt: skip
         except KeyboardInterrupt:
             if started_in:
-                console.print(f"[yellow]interrupted[/]; go on with: primia-ray tune --resume {relative(started_in[0])}", soft_wrap=True)
+                console.print(f"[yellow]interrupted[/]; go on with: {escape(_here(started_in[0]).resume_command)}", soft_wrap=True)
             raise
-    _show_result(console, sweep)
+    _show_result(console, sweep.path)
 
 
 def _show_places(console: Console, started: SweepStart) -> None:
@@ -95,26 +96,45 @@ def _show_places(console: Console, started: SweepStart) -> None:
         console.print(line, soft_wrap=True, highlight=False)
 
 
-def _show_result(console: Console, sweep: Sweep) -> None:
+def _show_result(console: Console, path: Path) -> None:
+    """The trials, what the sweep came to, and what is next.
+
+    Raises:
+        RunError: no trial came to a result.
+    """
     from primia.cli.report import trial_table
-    from primia.search.folder import SweepFolder
     from primia.search.page import SweepResults
 
-    folder = SweepFolder(sweep.path)
-    summary, path = sweep.summary, escape(relative(sweep.path))
+    folder = _here(path)
+    sweep = SweepResults.read(folder)
     # What is drawn, and the noise, are secret under differential privacy.
-    again = "train it again, which spends privacy again" if folder.settings().privacy.is_on else "train it again, to the same value"
+    again = "train it again, which spends privacy again" if sweep.settings.privacy.is_on else "train it again, to the same value"
+
+    def say(*lines: str) -> None:
+        for line in lines:
+            console.print(line, soft_wrap=True, highlight=False)
+
     console.print()
-    console.print(trial_table(SweepResults.read(folder)))
-    if summary["reason"]:
-        console.print(f"[yellow]stopped[/]     {escape(summary['reason'])}", soft_wrap=True)
-    if summary["privacy"]:
-        console.print(f"privacy     {summary['privacy']['sentence']}", soft_wrap=True, highlight=False)
-    for line in (
-        f"sweep       {path}",
-        f"report      {path}/report.html     all trials in {path}/sweep.parquet",
-        f"best        {path}/best.ini",
-        f"next        primia-ray train --config {path}/best.ini     {again}",
-        f"            primia-ray tune --resume {path} --trials N     go on with more trials",
-    ):
-        console.print(line, soft_wrap=True, highlight=False)
+    console.print(trial_table(sweep))
+    if sweep.summary.reason:
+        say(f"[yellow]stopped[/]     {escape(sweep.summary.reason)}")
+    if sweep.summary.privacy:
+        say(f"privacy     {escape(sweep.summary.privacy.sentence)}")
+    say(
+        f"sweep       {escape(str(folder.path))}",
+        f"report      {escape(str(folder.report))}     all trials in {escape(str(folder.table))}",
+    )
+    if sweep.command is None:
+        raise RunError(f"no trial came to a result, so there is no {folder.best.name}; see {folder.log}")
+    say(
+        f"best        {escape(str(folder.best))}",
+        f"next        {escape(sweep.command)}     {again}",
+        f"            {escape(folder.resume_command)} --trials N     go on with more trials",
+    )
+
+
+def _here(sweep: Path) -> SweepFolder:
+    """A sweep's folder, by its path as it is typed from here."""
+    from primia.search.folder import SweepFolder
+
+    return SweepFolder(Path(relative(sweep)))

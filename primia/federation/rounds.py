@@ -172,8 +172,8 @@ class RoundLoop:
         try:
             yield from self._hear(round_, collected, outcome)
         except ProtocolError as error:
-            if any(failure.spent for failure in outcome.failures):
-                raise BudgetSpent(f"round {round_}: {error}") from None
+            if spent := [failure for failure in outcome.failures if failure.spent]:
+                raise BudgetSpent(f"round {round_}: {error}, others have spent their privacy budget: {spent[0].reason}") from None
             raise
         outcome.total = collected.total
         if outcome.total and outcome.total.clipped:
@@ -202,7 +202,7 @@ class RoundLoop:
         """
         last = self.state.model.round
         if not last:
-            raise BudgetSpent(f"no round can be trained, since sites have spent their privacy budget: {why}")
+            raise BudgetSpent(f"no round can be trained: {why}")
         self.status = "stopped"
         yield Notice("warning", f"stopped after round {last}: {why}")
         if self.state.best is None or (not self._privacy.chooses_model and self.state.best.model.round != last):

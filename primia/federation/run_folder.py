@@ -43,8 +43,12 @@ class ResultFolder:
         return load_config(self.config)
 
     def fingerprint(self) -> str:
-        """Fingerprint of the images that it was started with."""
-        return str(json.loads(self.data.read_text())["fingerprint"])
+        """Fingerprint of the images that it was started with.
+
+        Raises:
+            RunError: it is missing, or cannot be read.
+        """
+        return self._told("fingerprint")
 
     def write_summary(self, summary: Mapping[str, object]) -> None:
         """Write :attr:`summary`; every number in it is finite or null."""
@@ -53,6 +57,13 @@ class ResultFolder:
     def remove(self) -> None:
         """Remove the folder: for what failed before anything came of it."""
         shutil.rmtree(self.path, ignore_errors=True)
+
+    def _told(self, key: str) -> str:
+        """What :attr:`data` says."""
+        try:
+            return str(read_json(self.data)[key])
+        except (FileNotFoundError, KeyError):
+            raise RunError(f"{self.path} has no {self.data.name} that tells its {key}; was the folder copied whole?") from None
 
 
 @dataclass(frozen=True)
@@ -124,24 +135,46 @@ class RunFolder(ResultFolder):
         return folder
 
     def identity(self) -> str:
-        """The run's name, made unique: what sites write into their books."""
-        return f"{self.path.name}#{json.loads(self.data.read_text())['id']}"
+        """The run's name, made unique: what sites write into their books; errors as :meth:`fingerprint`."""
+        return f"{self.path.name}#{self._told('id')}"
 
     def read_summary(self) -> dict[str, object]:
         """Read ``summary.json``.
 
         Raises:
-            RunError: the run is not finished.
+            RunError: the run is not finished, or the file cannot be read.
         """
         try:
-            document: dict[str, object] = json.loads(self.summary.read_text())
+            return read_json(self.summary)
         except FileNotFoundError:
             raise RunError(f"{self.path} has no summary.json: the run is not finished; primia-ray train --resume {self.path}") from None
-        return document
 
     def logging(self) -> AbstractContextManager[logging.Logger]:
         """A logger that appends to ``run.log``."""
         return file_logger(self.log)
+
+
+def read_json(path: Path) -> dict[str, object]:
+    """The object in a ``.json`` file of a run or a sweep.
+
+    Raises:
+        FileNotFoundError: there is none.
+        RunError: it cannot be read.
+    """
+    try:
+        document = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError) as error:
+        raise unreadable(path, str(error)) from None
+    if not isinstance(document, dict):
+        raise unreadable(path, "it is no JSON object")
+    return document
+
+
+def unreadable(path: Path, reason: str) -> RunError:
+    """What is said of a file that is not as it was written."""
+    return RunError(f"{path} cannot be read ({reason}); was it changed by hand? Put it back as it was")
 
 
 @contextmanager

@@ -14,6 +14,8 @@ from primia.search.records import Value
 
 _NEAR = 1e-8
 """Part of a step by which a number may miss it: what is left of adding floats."""
+_MOST_STEPS = 1e7
+"""With more, floats miss their step by more than that."""
 
 
 class Suggester(Protocol):
@@ -44,9 +46,16 @@ class Number:
 
     @classmethod
     def stepped(cls, low: float, high: float, step: float, integer: bool = False) -> Number:
-        """Numbers in steps; ``high`` falls to the last step that it reaches."""
+        """Numbers in steps; ``high`` falls to the last step that it reaches.
+
+        Raises:
+            ValueError: there are too many to tell apart.
+        """
         whole = Number(low, high, step, integer=integer)
-        return Number(whole.low, whole._at(math.floor(whole._position(high) + _NEAR)), step, integer=integer)
+        steps = whole._position(high)
+        if steps > _MOST_STEPS:
+            raise ValueError(f"it has {steps:.3g} steps of {step:g}, and {_MOST_STEPS:.0e} at most are possible; make the step larger")
+        return Number(whole.low, whole._at(math.floor(steps + _NEAR)), step, integer=integer)
 
     @property
     def size(self) -> int | None:

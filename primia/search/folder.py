@@ -3,17 +3,61 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
+
 from primia.config.reader import dump_config
 from primia.config.settings import SearchSettings, Settings
 from primia.errors import RunError
-from primia.federation.run_folder import ResultFolder
+from primia.federation.run_folder import ResultFolder, read_json, unreadable
 from primia.files import atomic_text
 from primia.search.records import TrialRecord, read_records, write_records
+
+_RUNNING = "running"
+
+
+class SweepPrivacy(BaseModel):
+    """What all trials together have cost each site."""
+
+    unit: str
+    delta: dict[str, float]
+    accountant: str
+    sites: dict[str, float]
+    trials: int
+    sentence: str
+
+
+class SweepSummary(BaseModel):
+    """``sweep.json``; the defaults are those of a sweep that has not ended. Fields that later versions add are ignored.
+
+    ``wall_seconds``: of all parts that have ended. ``part_started``: when the last part began, which may be under way.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    status: str = _RUNNING
+    name: str = ""
+    reason: str = ""
+    best: int | None = None
+    front: tuple[int, ...] = ()
+    given: int | None = None
+    wall_seconds: float = 0.0
+    training_seconds: float | None = None
+    started: str = ""
+    part_started: AwareDatetime | None = None
+    max_epsilon: float | None = None
+    privacy: SweepPrivacy | None = None
+    versions: dict[str, str] = {}
+
+    @property
+    def is_running(self) -> bool:
+        """Whether its last part has not ended, or was killed."""
+        return self.status == _RUNNING
 
 
 @dataclass(frozen=True)
@@ -36,6 +80,11 @@ class SweepFolder(ResultFolder):
         return self.path / "sweep.json"
 
     @property
+    def known(self) -> Path:
+        """The points that were known before the first trial."""
+        return self.path / "known.json"
+
+    @property
     def report(self) -> Path:
         """The page."""
         return self.path / "report.html"
@@ -55,6 +104,16 @@ class SweepFolder(ResultFolder):
         """What sites without a box keep over all trials: their privacy ledgers."""
         return self.path / "sites"
 
+    @property
+    def train_command(self) -> str:
+        """The command line that trains by :attr:`best`."""
+        return f"primia-ray train --config {shlex.quote(str(self.best))}"
+
+    @property
+    def resume_command(self) -> str:
+        """The command line that goes on with it."""
+        return f"primia-ray tune --resume {shlex.quote(str(self.path))}"
+
     def place(self, number: int) -> str:
         """Where a trial's run folder is first made, within the sweep's."""
         return f"{self.trials.name}/{number:04d}"
@@ -66,9 +125,9 @@ class SweepFolder(ResultFolder):
         Raises:
             RunError: it exists already, or cannot be written.
         """
-        if path.exists():
-            raise RunError(f"{path} exists already; give another --name, or go on with it: primia-ray tune --resume {path}")
         folder = cls(path)
+        if path.exists():
+            raise RunError(f"{path} exists already; give another --name, or go on with it: {folder.resume_command}")
         try:
             folder.trials.mkdir(parents=True)
         except OSError as error:
@@ -104,16 +163,46 @@ class SweepFolder(ResultFolder):
         write_records(records, self.table)
 
     def begin(self, search: SearchSettings) -> float:
-        """Write ``sweep.json`` as that of a sweep that runs; the seconds that its earlier parts took."""
-        started = {"name": self.path.name, "started": datetime.now(UTC).isoformat(timespec="seconds"), "wall_seconds": 0.0}
-        known = started | self.read_summary()
-        self.write_summary(known | {"status": "running", "given": 1 if search.try_given else None})
-        return float(str(known["wall_seconds"]))
+        """Write ``sweep.json`` as that of a sweep that runs, without the results of earlier parts; the seconds that these took.
+
+        Raises:
+            RunError: the earlier one cannot be read.
+        """
+        now, known = datetime.now(UTC), self.result()
+        earlier_s = known.wall_seconds + self._killed_seconds(known)
+        self.write_summary(
+            {
+                "name": known.name or self.path.name,
+                "status": _RUNNING,
+                "given": 1 if search.try_given else None,
+                "started": known.started or now.isoformat(timespec="seconds"),
+                "part_started": now.isoformat(),
+                "wall_seconds": earlier_s,
+            }
+        )
+        return earlier_s
 
     def read_summary(self) -> dict[str, object]:
-        """``sweep.json``; empty where the sweep has not got so far."""
+        """``sweep.json``; empty where the sweep has not got so far.
+
+        Raises:
+            RunError: it cannot be read.
+        """
         try:
-            document: dict[str, object] = json.loads(self.summary.read_text())
+            return read_json(self.summary)
         except FileNotFoundError:
             return {}
-        return document
+
+    def result(self) -> SweepSummary:
+        """As :meth:`read_summary`, and each value is of its type."""
+        try:
+            return SweepSummary.model_validate(self.read_summary())
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise unreadable(self.summary, f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+
+    def _killed_seconds(self, known: SweepSummary) -> float:
+        """Of a part that was killed, and could not write how long it took: up to the last trial that it saw begin or end."""
+        if not known.is_running or known.part_started is None:
+            return 0.0
+        return max(0.0, self.table.stat().st_mtime - known.part_started.timestamp())

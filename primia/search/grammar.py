@@ -198,11 +198,18 @@ def _source(key: str, text: str) -> Choice | Range | Multiple:
         return _range(key, call[1], list(items(call[2])))
     multiple = _MULTIPLE.fullmatch(text)
     if not call and multiple and kind in _NUMERIC:
-        return Multiple(_literal(multiple[1]), multiple[2] == "/", _numeric_key(multiple[3]), kind == "integer")
+        return _multiple(multiple[1], multiple[2], multiple[3], kind == "integer")
     choices = form_of(key).choices
     example = f"choice({', '.join(map(str, choices))})" if choices else _EXAMPLES.get(kind, "choice(ONE, ANOTHER)")
     drawn = {"number": "number", "integer": "whole number", "boolean": "yes or no"}.get(kind, "text")
     raise ValueError(f"{f'{call[1]}(...)' if call else 'this'} draws no {drawn}; write for example {example}")
+
+
+def _multiple(number: str, sign: str, key: str, integer: bool) -> Multiple:
+    if _names_setting(number):
+        factor = "NUMBER" if sign == "/" or _names_setting(key) else key
+        raise ValueError(f"the number comes first; write {factor} * {number}")
+    return Multiple(_literal(number), sign == "/", _numeric_key(key), integer)
 
 
 def _choice(key: str, text: str) -> Choice:
@@ -232,13 +239,18 @@ def _range(key: str, name: str, arguments: list[str]) -> Range:
 
 def _bound(key: str, text: str) -> float | str:
     """A number that the setting allows, or the name of a setting of numbers."""
-    if "." in text and text[0].isalpha():
+    if _names_setting(text):
         other = _numeric_key(text)
         if form_of(key).kind == "integer" and form_of(other).kind != "integer":
             raise ValueError(f"{other} is no whole number, and cannot bound one")
         return other
     _literal(text)
     return read(text, key)  # type: ignore[return-value]
+
+
+def _names_setting(text: str) -> bool:
+    """Whether it is meant as the name of one."""
+    return "." in text and text[0].isalpha()
 
 
 def _numeric_key(text: str) -> str:

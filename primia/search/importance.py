@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from primia.report.format import MISSING
+from primia.search.grammar import parse_expression
 from primia.search.records import State, TrialRecord, Value
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def text_of(value: Value | None) -> str:
 
 def varied_parameters(records: Sequence[TrialRecord], space: Mapping[str, str]) -> list[Parameter]:
     """The space's parameters with at least two values among trials that have a result, without those that just follow from others."""
-    values: dict[str, list[Value]] = {name: [] for name, expression in space.items() if not expression[:1].isdigit()}
+    values: dict[str, list[Value]] = {name: [] for name, expression in space.items() if parse_expression(name, expression).is_drawn}
     for record in records:
         for name, value in record.parameters.items():
             if record.value is not None and name in values:

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import json
-import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-
 from primia.config.fields import render as render_setting
 from primia.config.fields import value_of
 from primia.config.settings import Settings
 from primia.errors import RunError
+from primia.federation.run_folder import RunFolder
 from primia.files import atomic_text
 from primia.report import format as fmt
 from primia.report.html import image_source, render
 from primia.search import figures
-from primia.search.folder import SweepFolder
+from primia.search.folder import SweepFolder, SweepPrivacy, SweepSummary
 from primia.search.importance import FEWEST_TRIALS, METHOD, Parameter, importances, text_of, varied_parameters
 from primia.search.records import State, TrialRecord, best_of, undominated, value_first
 
@@ -29,9 +27,8 @@ ROW_LIMIT = 100
 """Trials listed on the page; the others are counted."""
 SITE_LIMIT = 20
 
-_RUNNING = "running"
 _STATUS = {
-    _RUNNING: "Not finished: this page shows the trials so far, and primia-ray report writes it anew while the sweep goes on",
+    "running": "Not finished: this page shows the trials so far, and primia-ray report writes it anew while the sweep goes on",
     "stopped": "Stopped before its last trial",
     "interrupted": "Interrupted before its last trial; primia-ray tune --resume goes on with it",
 }
@@ -44,36 +41,6 @@ _STATES = {
 }
 _SECOND = {"epsilon": "epsilon", "bytes": "bytes moved"}
 _ORDER = (State.COMPLETE, State.RUNNING, State.PRUNED, State.FAILED)
-
-
-class SweepPrivacy(BaseModel):
-    """What all trials together have cost each site."""
-
-    unit: str
-    delta: dict[str, float]
-    accountant: str
-    sites: dict[str, float]
-    trials: int
-    sentence: str
-
-
-class SweepSummary(BaseModel):
-    """``sweep.json``; the defaults are those of a sweep that has not ended. Fields that later versions add are ignored."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    status: str = _RUNNING
-    name: str = ""
-    reason: str = ""
-    best: int | None = None
-    front: tuple[int, ...] = ()
-    given: int | None = None
-    wall_seconds: float | None = None
-    training_seconds: float | None = None
-    started: str = ""
-    max_epsilon: float | None = None
-    privacy: SweepPrivacy | None = None
-    versions: dict[str, str] = {}
 
 
 class Comparison(NamedTuple):
@@ -102,17 +69,13 @@ class SweepResults:
         Raises:
             RunError: a file cannot be read.
         """
-        try:
-            summary = SweepSummary.model_validate(folder.read_summary())
-        except (ValidationError, json.JSONDecodeError) as error:
-            raise RunError(f"{folder.summary} cannot be read ({str(error).splitlines()[0]}); was it changed by hand?") from None
-        sweep = cls(folder.path, folder.settings(), tuple(folder.records()), summary, None, False)
+        sweep = cls(folder.path, folder.settings(), tuple(folder.records()), folder.result(), None, False)
         if sweep.best is None:
             return sweep
         run = _run_summary(folder.path / sweep.best.folder)
         test = run.get("test")
         test_mcc = test.get("mcc") if isinstance(test, dict) else None
-        return cls(sweep.path, sweep.settings, sweep.records, summary, test_mcc, bool(run.get("synthetic")))
+        return cls(sweep.path, sweep.settings, sweep.records, sweep.summary, test_mcc, bool(run.get("synthetic")))
 
     @property
     def name(self) -> str:
@@ -123,6 +86,12 @@ class SweepResults:
     def best(self) -> TrialRecord | None:
         """The best trial so far."""
         return best_of(self.records)
+
+    @property
+    def command(self) -> str | None:
+        """The command line that trains the best trial again; None where ``best.ini`` is missing, or may be that of an earlier part."""
+        folder = SweepFolder(self.path)
+        return folder.train_command if self.best and self.best.number == self.summary.best and folder.best.is_file() else None
 
     @property
     def given(self) -> TrialRecord | None:
@@ -205,7 +174,6 @@ def render_sweep(folder: SweepFolder) -> str:
         caution=caution(sweep),
         comparison=sweep.compare_with_given(),
         changes=changes(best, sweep.settings) if best else [],
-        command=f"primia-ray train --config {shlex.quote(str(folder.best))}" if folder.best.is_file() else None,
         pictures=_pictures(sweep, parameters),
         importance=importance,
         importance_picture=image_source(figures.importance_bars(importance.shares)) if importance else None,
@@ -221,7 +189,6 @@ def render_sweep(folder: SweepFolder) -> str:
         hidden=Counter(_STATES[record.state] for record in ranked[ROW_LIMIT:]),
         schedules=_schedules(sweep),
         privacy_rows=_privacy_rows(sweep.summary.privacy),
-        largest_epsilon=max((epsilon for record in sweep.records for epsilon in record.epsilon.values()), default=None),
         space=[(name, expression, _setting(value_of(sweep.settings, name))) for name, expression in search.space.items()],
         search_settings=[(key, render_setting(value)) for key, value in search if key != "space"],
     )
@@ -295,7 +262,7 @@ def _given_sentence(sweep: SweepResults) -> str:
 
 def _time_sentence(sweep: SweepResults) -> str:
     training = sum(record.seconds for record in sweep.records)
-    if sweep.summary.wall_seconds is None:
+    if sweep.summary.is_running:
         return f"So far it has trained for {fmt.duration(training)}." if training else ""
     known = sweep.summary.training_seconds
     return f"It took {fmt.duration(sweep.summary.wall_seconds)}, with {fmt.duration(training if known is None else known)} of training."
@@ -363,8 +330,6 @@ def _value_at(trial: TrialRecord, part: float) -> float | None:
 
 def _run_summary(run: Path) -> Mapping[str, object]:
     """A trial's ``summary.json``; empty where it has none, or none that can be read."""
-    try:
-        document = json.loads((run / "summary.json").read_text())
-    except (OSError, json.JSONDecodeError):
-        return {}
-    return document if isinstance(document, dict) else {}
+    with suppress(RunError):
+        return RunFolder(run).read_summary()
+    return {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -18,6 +19,7 @@ Value = bool | int | float | str
 """A searched setting's value, of the setting's own type."""
 
 _PREFIX = "param."
+_FOLDER = re.compile(r"trials/\d{4,}(-from-\d{3,})?", re.ASCII)
 
 
 class State(StrEnum):
@@ -62,7 +64,7 @@ _PLAIN = ("value", "second", "rounds", "planned_rounds", "best_round", "seconds"
 class Told:
     """What a trial says of itself; ``percent`` of its rounds are done, 0 where it failed, so that no rung counts it.
 
-    ``is_spent``: there is no privacy left for this trial or any other.
+    ``is_spent``: it could not begin, since sites had no privacy left for it.
     """
 
     record: TrialRecord
@@ -176,6 +178,9 @@ def _row(record: TrialRecord) -> dict[str, object]:
 def _record(row: Mapping[str, object]) -> TrialRecord:
     parameters = {name.removeprefix(_PREFIX): value for name, value in row.items() if name.startswith(_PREFIX) and value is not None}
     plain = {name: row[name] for name in _PLAIN}
+    if not _FOLDER.fullmatch(str(row["folder"])):
+        # A sweep folder may come from somebody else, and what lies there may be removed.
+        raise ValueError(f"trial {row['trial']} has no run folder of this sweep: {row['folder']}")
     return TrialRecord(
         number=row["trial"],  # type: ignore[arg-type]
         state=State(str(row["state"])),

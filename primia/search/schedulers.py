@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
-from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule, PopulationBasedTraining, TrialScheduler
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 
-from primia.data.randomness import stream
+from primia.search.population import Population
 from primia.search.space import Space
-from primia.search.trial import ASSIGNMENT, MCC, PERCENT
+from primia.search.trial import MCC, PERCENT
 
 _WHOLE = 100  # percent
 _FEWEST = 3  # trials whose median says something
@@ -31,20 +30,5 @@ def build_scheduler(space: Space) -> TrialScheduler:
         # A time slice without end: it would pause a trial to let another begin, and a pause ends a trial here.
         return MedianStoppingRule(**common, grace_period=grace, min_samples_required=_FEWEST, min_time_slice=math.inf)  # type: ignore[arg-type]
     if search.scheduler == "pbt":
-        return PopulationBasedTraining(**common, perturbation_interval=grace, custom_explore_fn=_Explorer(space), log_config=False)
+        return Population(space, **common, perturbation_interval=grace)
     return FIFOScheduler()  # type: ignore[no-untyped-call]
-
-
-class _Explorer:
-    """Changes what a trial takes over from a better one."""
-
-    def __init__(self, space: Space) -> None:
-        self._space = space
-        self._times = 0
-
-    def __call__(self, config: Mapping[str, Any]) -> dict[str, Any]:
-        self._times += 1
-        generator = stream(self._space.base.search.seed, "explore", self._times)
-        assignment = config[ASSIGNMENT]
-        changed = self._space.changed(assignment["parameters"], generator)
-        return {**config, ASSIGNMENT: {**assignment, "parameters": changed, "record": None}}

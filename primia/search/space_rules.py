@@ -60,8 +60,7 @@ def check_space(space: Space) -> None:
     _check_population(space)
     _check_sites(space)
     points = _points(space)
-    drawn = {key for values in points for key in values if space.expressions[key].is_drawn}
-    if not drawn:
+    if not any(len({values[key] for values in points if key in values}) > 1 for key in space.names):
         names = " and ".join(space.names) + (" never varies" if len(space.names) == 1 else " never vary")
         raise ConfigError(f"[search] there is nothing to search: {names}; write for example: {_EXAMPLE}")
     _check_privacy(space.base, [space.settings(values) for values in points])

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import os
+import random  # noqa: TID251  # Ray's, which needs a seed
+import secrets
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -22,6 +23,7 @@ from primia.search.schedulers import build_scheduler
 from primia.search.searcher import SweepSearcher
 from primia.search.study import SweepStudy
 from primia.search.trial import ASSIGNMENT, FederatedTrial, trial_name
+from primia.search.warm_start import Known
 from primia.search.watch import OnProgress, SweepWatch
 
 _QUIET = {
@@ -52,8 +54,8 @@ class Outcome:
     reason: str
 
 
-def run_sweep(plan: SweepPlan, records: Sequence[TrialRecord], earlier: Sequence[TrialRecord], on_progress: OnProgress) -> Outcome:
-    """Run a sweep to its end, or on from ``records``; inside a Ray session. ``earlier``: results of other sweeps to learn from.
+def run_sweep(plan: SweepPlan, records: Sequence[TrialRecord], known: Sequence[Known], on_progress: OnProgress) -> Outcome:
+    """Run a sweep to its end, or on from ``records``; inside a Ray session. ``known``: points known from the start.
 
     Raises:
         ClusterError: the sites' actors do not start.
@@ -62,7 +64,7 @@ def run_sweep(plan: SweepPlan, records: Sequence[TrialRecord], earlier: Sequence
     space, search = plan.space, plan.space.base.search
     scratch = tempfile.TemporaryDirectory(prefix="primia-tune-")
     watch = SweepWatch(plan.folder, search, {record.number: record for record in records}, on_progress)
-    with set_environment(_QUIET), scratch as state, closing(watch), _pool(plan) as pool:
+    with set_environment(_QUIET), _seeded(search.seed), scratch as state, closing(watch), _pool(plan) as pool:
         # Trials begin while the sites' actors start, and wait for them; that they do start is seen to beside.
         watch.enough.unless_up(pool.wait if pool else list)
         plan = replace(plan, actors=pool.actors) if pool else plan
@@ -73,7 +75,7 @@ def run_sweep(plan: SweepPlan, records: Sequence[TrialRecord], earlier: Sequence
             name="tune",
             storage_path=state,
             scheduler=build_scheduler(space),
-            **_supply(SweepSearcher(SweepStudy(space, earlier), records, search.trials, plan.replicas), search),
+            **_supply(SweepSearcher(SweepStudy(space, known), records, search.trials, plan.replicas), search),
             callbacks=[watch],
             stop=watch.enough,
             max_failures=_DEATHS,
@@ -85,6 +87,17 @@ def run_sweep(plan: SweepPlan, records: Sequence[TrialRecord], earlier: Sequence
         )
         watch.enough.raise_failure()
     return Outcome(watch.records, watch.enough.reason)
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Python's own generator, by which Ray's populations choose whom to follow, and afterwards its state from before."""
+    before = random.getstate()
+    random.seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(before)
 
 
 def _supply(searcher: SweepSearcher, search: SearchSettings) -> dict[str, Any]:
@@ -102,7 +115,7 @@ def _pool(plan: SweepPlan) -> Iterator[ActorPool | None]:
     if plan.actors is None:
         yield None
         return
-    pool = ActorPool(plan.actors, f"{plan.space.base.run.name}-{os.getpid()}", plan.replicas)
+    pool = ActorPool(plan.actors, f"{plan.space.base.run.name}-{secrets.token_hex(4)}", plan.replicas)
     try:
         yield pool
     finally:

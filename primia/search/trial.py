@@ -63,10 +63,12 @@ class FederatedTrial(Trainable):
         (folder / _ORIGIN).write_text(json.dumps({**asdict(record), "curve": [], "state": str(record.state)}))
 
     def load_checkpoint(self, checkpoint_dir: str) -> None:  # type: ignore[override]  # a folder is what is given and saved
-        """Go on from a checkpoint: this trial's own one, whose run folder is there still, or another's."""
+        """Go on from a checkpoint: this trial's own one, in the run folder that it is of, or another's."""
         fields = json.loads((Path(checkpoint_dir) / _ORIGIN).read_text())
         origin = TrialRecord(**{**fields, "state": State(fields["state"])})
-        if origin.number != self._run.record.number:
+        if origin.number == self._run.record.number:
+            self._run.rejoin(origin)
+        else:
             self._run.branch(origin, Path(checkpoint_dir))
 
     def _begin(self, config: Mapping[str, Any]) -> None:

@@ -35,7 +35,8 @@ _PRUNED = "the search ended this trial early (search.scheduler, search.time_limi
 class TrialRun:
     """Iterate over :meth:`told` for as long as the trial shall go on, then call :meth:`end`.
 
-    What an earlier part of the sweep left is told again before the trial goes on, so that searcher and scheduler come to know it.
+    What an earlier part of the sweep left is told again before the trial goes on, so that searcher and scheduler come to know it. Not to a
+    population, which would have it saved for others, when only the last rounds are still there to be saved.
     """
 
     def __init__(self, plan: SweepPlan, assignment: Assignment, make_hosts: type[RayHosts] = RayHosts) -> None:
@@ -62,7 +63,7 @@ class TrialRun:
         """How far the trial is, after each validation; the last one ``is_over``. A failure is told as well, never raised."""
         earlier = self._assignment.record
         if earlier and earlier.state is not State.RUNNING:
-            yield from _repeated(earlier)
+            yield from _repeated(earlier, with_curve=self._tells_again)
             return
         try:
             self._live = self._trained()
@@ -93,6 +94,10 @@ class TrialRun:
         shutil.copytree(saved / made.checkpoints.name, made.checkpoints)
         for file in (made.history, made.facts):
             shutil.copy(saved / file.name, file)
+
+    def rejoin(self, saved: TrialRecord) -> None:
+        """Go on in the run folder that this trial had when it was saved, which may be one that it branched into."""
+        self._record = replace(self._record, folder=saved.folder, cause=saved.cause)
 
     def save(self, to: Path) -> None:
         """Copy the last round's checkpoint, the rounds so far, and the sites' facts.
@@ -126,6 +131,10 @@ class TrialRun:
         finally:
             hosts.close(setup.charter_id)
 
+    @property
+    def _tells_again(self) -> bool:
+        return self._plan.space.base.search.scheduler != "pbt"
+
     def _settings(self) -> Settings:
         return self._plan.settings(Path(self._record.folder).name, self._record.parameters)
 
@@ -148,7 +157,7 @@ class TrialRun:
         rows = pq.read_table(folder.history, filters=[("round", "<=", done[-1]), ("site", "=", ALL_SITES)]).to_pylist()
         for row in sorted(rows, key=lambda row: row["round"]):
             self._count(row["round"], rounds, row["seconds"] or 0.0, row["validation_mcc"])
-            if row["validation_mcc"] is not None and row["round"] < rounds:
+            if row["validation_mcc"] is not None and row["round"] < rounds and self._tells_again:
                 yield self._so_far()
 
     def _heard(self, event: Event) -> Told | None:
@@ -191,14 +200,15 @@ class TrialRun:
         return Told(record, 0.0, is_over=True, is_spent=isinstance(error, BudgetSpent))
 
 
-def _repeated(record: TrialRecord) -> Iterator[Told]:
-    """A trial that is over, as it was told."""
-    has_failed = record.state is State.FAILED
-    for told in range(1, len(record.curve) + has_failed):  # the last validation goes with the end, but comes before a failure
+def _repeated(record: TrialRecord, *, with_curve: bool) -> Iterator[Told]:
+    """A trial that is over, as it was told: what its last round told went with the end, and a pruned one ended with what it told last."""
+    before = len(record.curve) - 1 if record.state is State.PRUNED else sum(round_ < record.planned_rounds for round_, _ in record.curve)
+    for told in range(1, before + 1) if with_curve else ():
         so_far, round_ = record.curve[:told], record.curve[told - 1][0]
         best_round, best = max(so_far, key=lambda point: point[1])
         yield Told(
             replace(record, state=State.RUNNING, value=best, best_round=best_round, curve=so_far, rounds=round_),
             100 * round_ / record.planned_rounds,
         )
-    yield Told(record, 0.0 if has_failed else 100 * record.rounds / max(1, record.planned_rounds), is_over=True)
+    done = {State.COMPLETE: 100.0, State.PRUNED: 100 * record.rounds / max(1, record.planned_rounds)}
+    yield Told(record, done.get(record.state, 0.0), is_over=True)

@@ -34,6 +34,9 @@ class SweepProgress:
 OnProgress = Callable[[SweepProgress], None]
 
 
+_SPENT = 3
+
+
 class SweepWatch(Callback):
     """Hears of all trials. A record of a trial that is over does not change any more."""
 
@@ -44,7 +47,9 @@ class SweepWatch(Callback):
         self._search = search
         self._on_progress = on_progress
         self._begun = monotonic()
+        self._started: set[int] = set()
         self._reports = ThreadPoolExecutor(1, "reports")
+        self._unreported: list[RunFolder] = []
         self._closing = ExitStack()
         self._log = self._closing.enter_context(file_logger(folder.log))
 
@@ -54,8 +59,11 @@ class SweepWatch(Callback):
         self._closing.close()
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """A trial begins, or goes on."""
+        """A trial begins; one of a population may have been paused, and goes on."""
         number = _number(trial)
+        if number in self._started:
+            return
+        self._started.add(number)
         self._log.info("trial %s begins: %s", number, trial.config[ASSIGNMENT]["parameters"])
         if number not in self.records:
             self._put(TrialRecord(number, State.RUNNING, dict(trial.config[ASSIGNMENT]["parameters"]), self._folder.place(number)))
@@ -64,8 +72,13 @@ class SweepWatch(Callback):
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
         """A trial has validated, or is over."""
         told: Told = result[TOLD]
+        known = self.records.get(told.record.number)
         self._put(told.record)
+        if known and known.folder != told.record.folder:
+            self._folder.write_records(self.records.values())
+            self._log.info("trial %s %s: %s", told.record.number, told.record.cause, told.record.parameters)
         self.enough.hear(told)
+        self._report_ended()
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial is over, or the scheduler has ended it."""
@@ -73,8 +86,8 @@ class SweepWatch(Callback):
         if record.state is State.RUNNING:
             self._put(replace(record, state=State.PRUNED))
         self._tell(self.records[record.number])
-        # While the next trial trains. One that the scheduler ends has no results yet; its report is written when the sweep is over.
-        self._reports.submit(write_trial_report, self._folder.path / record.folder)
+        self._unreported.append(RunFolder(self._folder.path / self.records[record.number].folder))
+        self._report_ended()
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial's process died, and again when it was started anew."""
@@ -93,6 +106,12 @@ class SweepWatch(Callback):
         text = "trial %s %s after %s rounds, validation MCC %s %s"
         self._log.log(level, text, record.number, record.state, record.rounds, record.value, record.cause)
 
+    def _report_ended(self) -> None:
+        """Write reports of trials that are over while others train; one that the scheduler ended has its results a moment later."""
+        for run in [run for run in self._unreported if run.summary.exists()]:
+            self._unreported.remove(run)
+            self._reports.submit(write_trial_report, run.path)
+
     def _put(self, record: TrialRecord) -> None:
         known = self.records.get(record.number)
         if known is None or known.state is State.RUNNING:
@@ -100,10 +119,14 @@ class SweepWatch(Callback):
 
 
 class Enough(Stopper):
-    """Ends a sweep before its last trial; ``reason`` says why, empty as long as it goes on."""
+    """Ends a sweep before its last trial; ``reason`` says why, empty as long as it goes on.
+
+    One trial that cannot begin for want of privacy may have been a dear one; several in a row say that it is spent.
+    """
 
     def __init__(self, search: SearchSettings) -> None:
         self.reason = ""
+        self._spent = 0
         self._search = search
         self._begun = monotonic()
         self._failure: BaseException | None = None
@@ -127,8 +150,10 @@ class Enough(Stopper):
         target, value = self._search.target, told.record.value
         if target is not None and value is not None and value >= target:
             self.reason = f"trial {told.record.number} has reached search.target = {target:g}"
-        if told.is_spent:
-            self.reason = f"privacy is spent (search.max_epsilon): {told.record.cause}"
+        if told.is_over:
+            self._spent = self._spent + 1 if told.is_spent else 0
+        if self._spent == _SPENT:
+            self.reason = f"privacy is spent: the last {_SPENT} trials could not begin: {told.record.cause}"
 
     def __call__(self, trial_id: str, result: Mapping[str, Any]) -> bool:
         """Never one trial alone."""

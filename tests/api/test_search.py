@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,6 +26,7 @@ from primia.search.folder import SweepFolder
 from primia.search.plan import SweepPlan
 from primia.search.records import State, TrialRecord
 from primia.search.sweep import Outcome
+from primia.search.warm_start import Known
 
 SPACE = {"training.learning_rate": "loguniform(1e-4, 1)"}
 DATA = {"source": "demo", "demo_images": 12, "image_size": 16, "sites": 2}
@@ -59,8 +61,8 @@ def ray(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         yield ClusterResources(cpus=2, gpus=0)
         seen.ended += 1
 
-    def run_sweep(plan: SweepPlan, records: Any, earlier: Any, on_progress: Any) -> Outcome:
-        seen.given = SimpleNamespace(space=plan.space, earlier=earlier, data=plan.data, records=records)
+    def run_sweep(plan: SweepPlan, records: Any, known: Any, on_progress: Any) -> Outcome:
+        seen.given = SimpleNamespace(space=plan.space, known=known, data=plan.data, records=records)
         plan.folder.write_records(seen.records)
         if seen.error:
             raise seen.error
@@ -142,9 +144,12 @@ def test_earlier_results_are_given_to_the_search_and_said(configured: Configured
     known = TrialRecord(1, State.COMPLETE, {"training.learning_rate": 0.1}, "trials/0001", value=0.5)
     SweepFolder(before.path).write_records([known, failed(2)])
     started: list[SweepStart] = []
-    tune(configured(search={"warm_start": (str(before.path),)}), on_start=started.append)
-    assert ray.given.earlier == [known]
+    made = tune(configured(search={"warm_start": (str(before.path),)}), on_start=started.append)
     assert started[0].notices == (f"1 of 1 finished trials of {before.path} are known from the start",)
+    assert ray.given.known == [Known(known.parameters, (0.5,))]
+    SweepFolder(before.path).write_records([known, replace(known, number=2)])
+    tune(resume=made.path)
+    assert ray.given.known == [Known(known.parameters, (0.5,))], "a resumed sweep knows what it knew"
 
 
 def test_a_warm_start_named_from_here_is_found_from_elsewhere(

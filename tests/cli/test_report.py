@@ -11,7 +11,9 @@ import typer
 from typer.testing import CliRunner
 
 from primia.cli.report import compare, report
+from primia.config.settings import SearchSettings
 from primia.errors import ConfigError, RunError
+from primia.search.folder import SweepFolder
 
 make_run = runpy.run_path(str(Path(__file__).parents[1] / "report" / "conftest.py"))["make_run"]
 sweeps = runpy.run_path(str(Path(__file__).parents[1] / "search" / "sweeps.py"))
@@ -76,6 +78,13 @@ def test_a_sweep_that_is_under_way_can_be_reported(tmp_path):
     assert "Not finished" in result.stdout
     assert "[/red] at hospital-b" in result.stdout
     assert "next" not in result.stdout
+
+
+def test_the_best_ini_of_an_earlier_part_is_not_what_is_next(tmp_path):
+    folder = sweeps["make_sweep"](tmp_path / "sweep")
+    assert "next   primia-ray train" in run("report", folder).stdout
+    SweepFolder(folder).begin(SearchSettings())
+    assert "next" not in run("report", folder).stdout
 
 
 def test_files_that_there_are_are_named(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import runpy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,7 +21,7 @@ from primia.cli.tune import tune
 from primia.cluster.session import ClusterResources
 from primia.config.reader import load_config
 from primia.config.settings import Settings
-from primia.errors import ConfigError
+from primia.errors import ConfigError, RunError
 from primia.search import tensorboard
 from primia.search.demo import with_demo_space
 from primia.search.space import Space
@@ -139,6 +140,40 @@ def test_it_says_why_it_stopped_and_what_was_spent(asked: SimpleNamespace) -> No
     output = run().output
     assert "stopped     search.time_limit = 60 s is over [so]" in output
     assert f"privacy     {sweeps['PRIVACY']['sentence']}" in output
+
+
+def test_without_a_result_there_is_no_next_but_an_error(asked: SimpleNamespace) -> None:
+    made = {
+        number: replace(record, state="failed", value=None, curve=(), cause="[/red] no memory")
+        for number, record in sweeps["records"](3).items()
+    }
+    sweeps["make_sweep"](asked.folder, made)
+    (asked.folder / "best.ini").unlink()
+    result = run()
+    assert isinstance(result.exception, RunError)
+    assert str(result.exception) == "no trial came to a result, so there is no best.ini; see sweep/sweep.log"
+    assert "trials, best first" in result.output and "[/red] no memory" in result.output and "sweep/report.html" in result.output
+    assert "best  " not in result.output and "next" not in result.output and "primia-ray train" not in result.output
+
+
+def test_what_can_be_pasted_is_as_a_shell_reads_it(asked: SimpleNamespace, tmp_path: Path) -> None:
+    asked.folder = tmp_path / "my [bold]sweep"
+    output = run().output
+    assert "primia-ray train --config 'my [bold]sweep/best.ini'" in output
+    assert "primia-ray tune --resume 'my [bold]sweep' --trials N" in output
+    assert "sweep       my [bold]sweep" in output
+    asked.error = KeyboardInterrupt()
+    assert "interrupted; go on with: primia-ray tune --resume 'my [bold]sweep'\n" in run().output
+
+
+def test_a_resumed_sweep_stays_in_its_folder(asked: SimpleNamespace) -> None:
+    run()
+    asked.settings = "untouched"
+    for flag in ("--name", "--output"):
+        result = run("--resume", "sweep", flag, "elsewhere")
+        assert isinstance(result.exception, ConfigError)
+        assert str(result.exception) == f"{flag} cannot be given with --resume: what is resumed stays in sweep; leave it out"
+    assert asked.settings == "untouched"
 
 
 def test_an_interrupted_one_says_how_to_go_on(asked: SimpleNamespace) -> None:

@@ -40,6 +40,25 @@ def test_what_is_no_run_or_not_finished_is_said(tmp_path: Path) -> None:
     assert folder.read_summary() == {"rounds": 3}
 
 
+@pytest.mark.parametrize("text", ["", "{", "[1]", "\xff"])
+def test_a_damaged_summary_is_one_line(tmp_path: Path, text: str) -> None:
+    folder = RunFolder.create(tmp_path / "run", Settings(), "f")
+    folder.summary.write_bytes(text.encode("latin-1"))
+    with pytest.raises(RunError, match=r"^.*summary\.json cannot be read \(.*\); was it changed by hand\? Put it back as it was$"):
+        folder.read_summary()
+
+
+@pytest.mark.parametrize("text", [None, "", "{}", "[1]"])
+def test_a_folder_that_does_not_tell_its_images_is_one_line(tmp_path: Path, text: str | None) -> None:
+    folder = RunFolder.create(tmp_path / "run", Settings(), "f")
+    folder.data.unlink()
+    if text is not None:
+        folder.data.write_text(text)
+    for told in (folder.fingerprint, folder.identity):
+        with pytest.raises(RunError, match=r"^.*data\.json (cannot be read \(.*\)|that tells its (fingerprint|id)); was .*$"):
+            told()
+
+
 def test_a_number_that_is_not_finite_never_reaches_the_summary(tmp_path: Path) -> None:
     folder = RunFolder.create(tmp_path / "run", Settings(), "f")
     with pytest.raises(ValueError, match="Out of range float"):

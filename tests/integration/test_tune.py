@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from primia.config.fields import value_of
 from primia.config.reader import load_config
 from primia.federation.run_folder import RunFolder
 from primia.search.folder import SweepFolder
@@ -101,13 +102,22 @@ def test_trials_side_by_side_use_replicas_of_the_sites(primia_ray: Starter, tune
 
 @pytest.mark.slow
 def test_a_population_exchanges_models_and_settings(primia_ray: Starter, tune_arguments: Any, tmp_path: Path) -> None:
-    sets = ("search.scheduler=pbt", "search.grace=0.2", "search.algorithm=random", "search.max_concurrent=2", "federation.rounds=15")
-    command = primia_ray(*tune_arguments("sweep", *sets, trials=5))
-    assert command.wait(240) == 0, command.text
-    records = SweepFolder(tmp_path / "sweep").records()
-    assert all(record.state is State.COMPLETE and record.rounds == 15 for record in records)
-    heirs = [record for record in records if record.cause]
+    """They take turns, so each is paused, and goes on in the folder that it has come to; a seed gives one course of exchanges."""
+    sets = ("search.scheduler=pbt", "search.grace=0.1", "search.algorithm=random", "federation.rounds=20")
+    for name in ("one", "two"):
+        command = primia_ray(*tune_arguments(name, *sets, trials=5))
+        assert command.wait(300) == 0, command.text
+    one, two = (SweepFolder(tmp_path / name) for name in ("one", "two"))
+    assert told(one.records()) == told(two.records())
+    assert all(record.state is State.COMPLETE and record.rounds == 20 for record in one.records())
+    heirs = [record for record in one.records() if record.cause]
     assert heirs and all("goes on from trial" in record.cause and "-from-" in record.folder for record in heirs)
+    for record in one.records():
+        settings = RunFolder(one.path / record.folder).settings()
+        assert {key: value_of(settings, key) for key in record.parameters} == record.parameters
+    resumed = primia_ray("tune", "--resume", str(one.path), "--no-dashboard")
+    assert resumed.wait(120) == 0 and "ERROR" not in resumed.text, resumed.text
+    assert told(one.records()) == told(two.records())
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from primia.config.settings import SearchSettings
 from primia.search.folder import SweepFolder
 from primia.search.records import State, TrialRecord, Value
 
@@ -162,7 +163,7 @@ def make_sweep(
         sweep.write_summary(document)
         sweep.best.write_text("[run]\n")
     else:
-        sweep.write_summary({"name": folder.name, "status": "running", "given": document["given"]})
+        sweep.begin(SearchSettings(try_given=document["given"] is not None))
     return folder
 
 

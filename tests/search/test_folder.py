@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 import json
-from datetime import datetime
+import os
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,70 @@ def test_time_goes_on_over_the_parts_of_a_sweep_and_its_start_stays(tmp_path: Pa
     assert folder.begin(SearchSettings(try_given=False)) == 12.5
     again = folder.read_summary()
     assert (again["status"], again["started"], again["wall_seconds"], again["given"]) == ("running", "before", 12.5, None)
+
+
+def test_results_of_an_earlier_part_are_none_of_a_sweep_that_runs(tmp_path: Path) -> None:
+    folder = made(tmp_path)
+    folder.begin(SearchSettings())
+    privacy = {"unit": "image", "delta": {}, "accountant": "prv", "sites": {}, "trials": 3, "sentence": "so much"}
+    ended = {"status": "stopped", "reason": "it was enough", "best": 3, "front": [3], "training_seconds": 5.0, "privacy": privacy}
+    folder.write_summary({**folder.read_summary(), **ended})
+    folder.begin(SearchSettings())
+    assert set(folder.read_summary()) == {"name", "started", "part_started", "wall_seconds", "status", "given"}
+
+
+def see_a_trial_end(folder: SweepFolder, after: float) -> None:
+    """As if the part that runs had seen its last trial end ``after`` so many seconds."""
+    began = folder.result().part_started
+    assert began is not None and abs(datetime.now(UTC) - began) < timedelta(seconds=60)
+    os.utime(folder.table, (began.timestamp() + after,) * 2)
+
+
+def test_the_time_of_killed_parts_counts_up_to_their_last_trials(tmp_path: Path) -> None:
+    folder = made(tmp_path)
+    folder.begin(SearchSettings())
+    see_a_trial_end(folder, after=90.0)
+    assert folder.begin(SearchSettings()) == pytest.approx(90.0, abs=1e-3)
+    see_a_trial_end(folder, after=30.0)
+    assert folder.begin(SearchSettings()) == pytest.approx(120.0, abs=1e-3)
+
+
+def test_a_part_that_was_killed_before_any_trial_takes_no_time_away(tmp_path: Path) -> None:
+    folder = made(tmp_path)
+    folder.begin(SearchSettings())
+    see_a_trial_end(folder, after=-500.0)
+    assert folder.begin(SearchSettings()) == 0.0
+
+
+def test_the_time_of_a_part_that_ended_is_what_it_wrote(tmp_path: Path) -> None:
+    folder = made(tmp_path)
+    folder.begin(SearchSettings())
+    see_a_trial_end(folder, after=90.0)
+    folder.write_summary({**folder.read_summary(), "status": "stopped", "wall_seconds": 12.5})
+    assert folder.begin(SearchSettings()) == 12.5
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "Expecting value"),
+        ("[1]", "it is no JSON object"),
+        ('{"wall_seconds": "long"}', "wall_seconds: Input should be a valid number"),
+        ('{"status": "running", "part_started": "2026-11-25T03:49:27"}', "part_started: Input should have timezone info"),
+    ],
+)
+def test_a_damaged_summary_is_one_line(tmp_path: Path, text: str, said: str) -> None:
+    folder = made(tmp_path)
+    folder.summary.write_text(text)
+    with pytest.raises(RunError, match=rf"sweep\.json cannot be read \({said}.*\); was it changed by hand\? Put it back as it was$"):
+        folder.begin(SearchSettings())
+    assert folder.summary.read_text() == text
+
+
+def test_commands_are_typed_as_a_shell_reads_them(tmp_path: Path) -> None:
+    folder = SweepFolder(Path("runs/my sweep"))
+    assert folder.train_command == "primia-ray train --config 'runs/my sweep/best.ini'"
+    assert folder.resume_command == "primia-ray tune --resume 'runs/my sweep'"
 
 
 def test_a_summary_has_no_number_that_json_has_not(tmp_path: Path) -> None:

@@ -62,6 +62,21 @@ def test_only_what_was_varied_and_does_not_follow_is_a_parameter():
     assert varied_parameters([replace(record, value=None) for record in records], SPACE) == []
 
 
+@pytest.mark.parametrize(
+    ("key", "expression", "is_searched"),
+    [
+        ("federation.server_learning_rate", ".5 * training.learning_rate", False),
+        ("federation.rounds", "100 / training.batch_size", False),
+        ("federation.rounds", "100 / training.batch_size only if training.batch_size > 8 else randint(1, 9)", True),
+        ("federation.rounds", "randint(1, 9)", True),
+    ],
+)
+def test_what_can_be_drawn_is_a_parameter(key, expression, is_searched):
+    made = sweeps["records"](2).values()
+    varied = [replace(record, parameters={key: 1 + place}) for place, record in enumerate(made)]
+    assert [parameter.name for parameter in varied_parameters(varied, {key: expression})] == [key] * is_searched
+
+
 def test_the_setting_that_decides_has_the_largest_share():
     importance = importances(*searched(100))
     assert next(iter(importance.shares)) == "training.learning_rate"

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from primia.config.settings import SearchSettings
 from primia.errors import RunError
 from primia.search.folder import SweepFolder
 from primia.search.page import ROW_LIMIT, SweepResults, changes, headline, render_sweep, write_sweep_report
@@ -25,6 +26,7 @@ FEW = "".join(
 make_sweep = partial(sweeps["make_sweep"], space=FEW)
 """With two pictures of one setting each, to be fast."""
 
+PRIVATE = sweeps["GIVEN"] | {"privacy.unit": "image", "privacy.noise_multiplier": 1.0, "privacy.validation": "public"}
 VOID = {"meta", "img", "br", "link", "input", "wbr"}
 PICTURES = {
     "history": "Validation MCC of each trial",
@@ -114,7 +116,7 @@ def test_no_sweep_has_no_page(tmp_path):
 
 def test_a_summary_changed_by_hand_is_one_line(tmp_path):
     sweep = make_sweep(tmp_path / "s", change=named({"best": "the third"}))
-    with pytest.raises(RunError, match=r"sweep\.json cannot be read") as raised:
+    with pytest.raises(RunError, match=r"sweep\.json cannot be read \(best: Input should be a valid integer.*\); was it changed") as raised:
         write_sweep_report(sweep)
     assert "\n" not in str(raised.value)
 
@@ -247,17 +249,12 @@ def test_links_lead_to_reports_that_exist(whole):
     assert whole.links == ["trials/0005/report.html"]
 
 
-def test_a_trial_without_a_folder_does_not_lead_to_the_sweeps_own_page(tmp_path):
+@pytest.mark.parametrize("folder", ["", "javascript:alert(1)#?"])
+def test_links_cannot_lead_elsewhere(tmp_path, folder):
     made = records(3)
-    sweep = make_sweep(tmp_path / "s", made | {2: replace(made[2], state=State.FAILED, folder="", parameters={}, value=None, curve=())})
-    write_sweep_report(sweep)
-    assert len(page(sweep).links) == 1
-
-
-def test_folders_cannot_become_other_addresses(tmp_path):
-    made = records(20)
-    made[5] = replace(made[5], folder="javascript:alert(1)#?")
-    assert page(make_sweep(tmp_path / "s", made)).links == ["javascript%3Aalert%281%29%23%3F/report.html"]
+    sweep = make_sweep(tmp_path / "s", made | {2: replace(made[2], folder=folder)})
+    with pytest.raises(RunError, match="trial 2 has no run folder of this sweep"):
+        render_sweep(SweepFolder(sweep))
 
 
 def test_names_of_users_cannot_bring_markup(tmp_path):
@@ -282,8 +279,8 @@ def test_a_sweep_under_way_has_a_page(tmp_path):
     assert "2 under way or cut off" in told(sweep)
     assert "The best is trial 5" in told(sweep)
     assert "than the settings as given (trial 1)" in told(sweep)
-    assert "So far it has trained for" in told(sweep)
-    assert "There is no best.ini" in parsed.text
+    assert "So far it has trained for" in told(sweep) and "It took" not in told(sweep)
+    assert "When the sweep ends, best.ini has them." in parsed.text
     assert parsed.shown == set(PICTURES) - {"importance"}
     assert parsed.trials[-2:] == [4, 7]
 
@@ -294,6 +291,19 @@ def test_a_sweep_that_has_just_begun_has_a_page(tmp_path, state):
     parsed = page(make_sweep(tmp_path / "s", {} if state == "nothing" else begun, finished=False))
     assert ("No trial has begun yet." if state == "nothing" else "None has come to a result yet.") in parsed.text
     assert not parsed.pictures
+
+
+def test_a_sweep_that_goes_on_says_nothing_that_an_earlier_part_came_to(tmp_path):
+    change = named({"status": "stopped", "reason": "search.target was reached", "privacy": sweeps["PRIVACY"]})
+    sweep = make_sweep(tmp_path / "s", given=PRIVATE, change=change)
+    assert sweeps["PRIVACY"]["sentence"] in page(sweep).text
+    SweepFolder(sweep).begin(SearchSettings())
+    parsed = page(sweep)
+    assert "Not finished" in parsed.text and "search.target" not in parsed.text
+    assert "So far it has trained for" in parsed.text and "It took" not in parsed.text
+    assert "What all trials together have spent at each site is stated when the sweep ends." in parsed.text
+    assert "epsilon over all trials" not in parsed.text and sweeps["PRIVACY"]["sentence"] not in parsed.text
+    assert "primia-ray train --config" not in parsed.text, "best.ini is that of the earlier part"
 
 
 def test_a_sweep_of_one_trial_has_a_page(tmp_path):
@@ -407,9 +417,18 @@ def test_privacy_without_a_limit_or_none_at_all(tmp_path, whole):
     assert "without differential privacy" in whole.text
 
 
-def test_privacy_of_a_sweep_under_way_is_no_less_than_that_of_a_trial(tmp_path):
-    made = {number: replace(record, epsilon={"a": 0.5, "b": number / 8}) for number, record in records(8).items()}
-    assert "the largest epsilon of a single trial so far, 1.000" in page(make_sweep(tmp_path / "s", made, finished=False)).text
+@pytest.mark.parametrize("trials", [0, 8])
+def test_privacy_of_a_sweep_under_way_is_stated_when_it_ends(tmp_path, trials):
+    made = {number: replace(record, epsilon={"a": 0.5}) for number, record in records(8).items() if number <= trials}
+    text = page(make_sweep(tmp_path / "s", made, given=PRIVATE, finished=False)).text
+    assert "spent at each site is stated when the sweep ends." in text
+    assert "without differential privacy" not in text
+
+
+def test_a_private_sweep_without_a_statement_is_not_said_to_be_without_privacy(tmp_path):
+    text = page(make_sweep(tmp_path / "s", given=PRIVATE)).text
+    assert "is not known: no trial came to a statement of it." in text
+    assert "without differential privacy" not in text
 
 
 def test_schedules_of_population_based_training_are_told(tmp_path):

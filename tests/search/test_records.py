@@ -86,6 +86,17 @@ def test_what_is_no_table_of_a_sweep_is_one_clear_error(tmp_path: Path, content:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("folder", ["", "../victim", "/tmp/victim", "trials/../../victim", "trials/0001/..", "trials/0001\n"])
+def test_a_trial_lies_within_its_sweep(tmp_path: Path, folder: str) -> None:
+    """A resumed sweep removes what is left of a folder that is not whole."""
+    path = tmp_path / "sweep.parquet"
+    write_records([replace(BARE, folder=folder)], path)
+    with pytest.raises(RunError, match="trial 1 has no run folder of this sweep"):
+        read_records(path)
+    write_records([replace(BARE, folder="trials/0001-from-012")], path)
+    assert read_records(path)
+
+
 def test_a_missing_table_is_no_sweep(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"is not a sweep: it has no sweep\.parquet"):
         read_records(tmp_path / "sweep.parquet")

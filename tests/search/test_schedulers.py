@@ -6,16 +6,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule, PopulationBasedTraining, TrialScheduler
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 
 from primia.config.reader import load_config
-from primia.search.records import TrialRecord
 from primia.search.schedulers import build_scheduler
 from primia.search.space import Space
-from primia.search.trial import ASSIGNMENT, MCC, PERCENT
+from primia.search.trial import MCC, PERCENT
 
 CONTINUE, STOP = TrialScheduler.CONTINUE, TrialScheduler.STOP
-BASE = {"training.learning_rate": 0.01, "training.optimizer": "sgd", "training.momentum": 0.5}
 TEXTS = tuple(
     f"search.{key}={text}"
     for key, text in {
@@ -95,44 +93,3 @@ def test_a_trial_that_failed_counts_for_no_rung(kind: str) -> None:
     made = scheduler(kind)
     assert decisions(made, 0, *[-1.0] * 9) == [CONTINUE] * 9
     assert decisions(made, 50, 0.9, 0.8, 0.85, 0.1)[-1] == STOP
-
-
-def test_population_based_training_exchanges_after_its_grace() -> None:
-    made = scheduler("pbt", "search.grace=0.25")
-    assert type(made) is PopulationBasedTraining
-    assert made._perturbation_interval == 25, "per cent of the rounds"
-
-
-def explored(times: int, *overrides: str) -> list[dict[str, Any]]:
-    explore = scheduler("pbt", *overrides)._custom_explore_fn  # type: ignore[attr-defined]
-    given = {ASSIGNMENT: {"number": 3, "replica": 1, "parameters": BASE, "record": "of an earlier part"}}
-    return [explore(given) for _ in range(times)]
-
-
-def test_what_is_taken_over_is_changed_within_the_space() -> None:
-    space = Space.of(load_config(None, TEXTS))
-    changed = [each[ASSIGNMENT] for each in explored(20)]
-    assert {(each["number"], each["replica"], each["record"]) for each in changed} == {(3, 1, None)}, "its record was of other settings"
-    parameters = [each["parameters"] for each in changed]
-    assert all(space.point(space.settings(values)) == values for values in parameters)
-    assert all(values != BASE for values in parameters) and len({str(values) for values in parameters}) > 5
-
-
-def test_changes_follow_from_the_seed_alone() -> None:
-    assert explored(5) == explored(5)
-    assert explored(5)[0] != explored(5, "search.seed=2")[0]
-
-
-def test_numbers_move_by_a_fifth_or_are_drawn_anew() -> None:
-    moved = [each[ASSIGNMENT]["parameters"]["training.learning_rate"] for each in explored(60)]
-    aside = [rate for rate in moved if rate == pytest.approx(0.008) or rate == pytest.approx(0.012)]
-    assert 30 <= len(aside) < 60
-
-
-def test_a_record_is_no_part_of_what_is_changed() -> None:
-    """The configuration that it was made from stays as it is: it is the other trial's."""
-    explore = scheduler("pbt")._custom_explore_fn  # type: ignore[attr-defined]
-    record = TrialRecord(1, "running", BASE, "trials/0001")  # type: ignore[arg-type]
-    given = {ASSIGNMENT: {"number": 1, "replica": 0, "parameters": BASE, "record": record}}
-    explore(given)
-    assert given == {ASSIGNMENT: {"number": 1, "replica": 0, "parameters": BASE, "record": record}}

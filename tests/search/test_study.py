@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from pathlib import Path
 from statistics import mean
 
 import pytest
 
 from primia.config.reader import load_config
-from primia.errors import RunError
-from primia.search.folder import SweepFolder
+from primia.errors import ConfigError
+from primia.search.grammar import parse_expression
 from primia.search.records import State, TrialRecord, Value
 from primia.search.space import Space
-from primia.search.study import SweepStudy, earlier_results, known_points
+from primia.search.study import SweepStudy
+from primia.search.warm_start import Known
 
 RATE, MOMENTUM, DECAY = "training.learning_rate", "training.momentum", "training.weight_decay"
 WIDE = {
@@ -179,67 +179,40 @@ def test_a_resumed_grid_goes_on_where_it_was() -> None:
     assert go_on(resumed, range(4, 99)) == {4: whole[4]}
 
 
-def sweep(path: Path, of: Space, records: Iterable[TrialRecord]) -> Path:
-    SweepFolder.create(path, of.base, "f").write_records(records)
-    return path
-
-
-def line_of(number: int, decay: float, state: State = State.COMPLETE) -> TrialRecord:
-    return record(number, {DECAY: decay}, decay, state)
-
-
-def test_an_earlier_sweeps_results_are_known_from_the_start(tmp_path: Path) -> None:
-    made = [line_of(number, number / 20) for number in range(1, 20)]
-    before = sweep(tmp_path / "before", space(LINE), made)
-    line = space(LINE, f"search.warm_start={before}", "search.try_given=no")
-    known, notices = earlier_results(line)
-    assert known == made and notices == [f"19 of 19 finished trials of {before} are known from the start"]
+def test_what_earlier_trials_came_to_is_known_from_the_start() -> None:
+    line = space(LINE, "search.try_given=no")
+    known = [Known({DECAY: number / 20}, (number / 20,)) for number in range(1, 20)]
     assert average(go_on(SweepStudy(line, known), range(1, 9)), range(1, 9)) > 0.8, "the first ones are not drawn at random"
 
 
-def test_of_an_earlier_sweep_only_finished_points_of_this_space_count(tmp_path: Path) -> None:
-    states = {1: State.COMPLETE, 2: State.PRUNED, 3: State.FAILED, 4: State.RUNNING, 5: State.COMPLETE}
-    made = [line_of(number, number / 10, state) for number, state in states.items()]
-    before = sweep(tmp_path / "before", space(LINE), made)
-    known, notices = earlier_results(space({DECAY: "uniform(0, 0.3)"}, f"search.warm_start={before}"))
-    assert [each.number for each in known] == [1] and notices == [f"1 of 2 finished trials of {before} are known from the start"]
-
-
-def test_two_objectives_need_both_of_an_earlier_sweep(tmp_path: Path) -> None:
-    made = [line_of(1, 0.1), replace(line_of(2, 0.2), second=5.0)]
-    before = sweep(tmp_path / "before", space(LINE), made)
-    both = ("search.second_objective=bytes", "search.scheduler=none")
-    assert [each.number for each in earlier_results(space(LINE, f"search.warm_start={before}", *both))[0]] == [2]
-
-
-def test_an_earlier_sweep_under_other_conditions_is_said(tmp_path: Path) -> None:
-    before = sweep(
-        tmp_path / "before", space(LINE, "federation.rounds=7", "run.seed=5", "search.trials=99", "training.weight_decay=0.3"), []
-    )
-    _, notices = earlier_results(space(LINE, f"search.warm_start={before}"))
-    (said,) = [notice for notice in notices if "had other settings, so its results may not compare" in notice]
-    assert "federation.rounds: 7 -> " in said
-    assert not any(name in said for name in ("search.trials", "training.weight_decay", "run.")), "those do not matter"
-
-
-@pytest.mark.parametrize("name", ["nowhere", "a run"])
-def test_a_warm_start_that_is_neither_sweep_nor_file_is_told(tmp_path: Path, name: str) -> None:
-    (tmp_path / "a run").mkdir()
-    (tmp_path / "a run" / "config.ini").touch()
-    with pytest.raises(RunError, match=f"{name} is not a sweep folder"):
-        earlier_results(space(LINE, f'search.warm_start="{tmp_path / name}"'))
-
-
-def test_known_good_settings_are_tried_after_the_given_ones(tmp_path: Path) -> None:
-    for name, momentum in (("good", "0.375"), ("outside", "0.95")):
-        (tmp_path / f"{name}.ini").write_text(f"[training]\noptimizer = sgd\nmomentum = {momentum}\n")
-    files = f"search.warm_start={tmp_path / 'outside.ini'}, {tmp_path / 'good.ini'}"
-    line = space({MOMENTUM: "uniform(0, 0.9)"}, "training.optimizer=sgd", "training.momentum=0.5", files)
-    assert known_points(line) == [{MOMENTUM: 0.375}]
-    assert earlier_results(line) == ([], [])
-    study = SweepStudy(line)
+def test_known_good_settings_are_tried_after_the_given_ones() -> None:
+    line = space({MOMENTUM: "uniform(0, 0.9)"}, "training.optimizer=sgd", "training.momentum=0.5")
+    study = SweepStudy(line, [Known({MOMENTUM: 0.375})])
     assert [study.suggest(1), study.suggest(2)] == [{MOMENTUM: 0.5}, {MOMENTUM: 0.375}]
     assert study.suggest(3) not in ({MOMENTUM: 0.5}, {MOMENTUM: 0.375})
+
+
+def test_a_point_that_contradicts_itself_is_drawn_again() -> None:
+    """Bounds that another setting reverses, and settings that exclude each other: the check before has not met all points."""
+    texts = {
+        "training.end_learning_rate": "loguniform(1e-3, training.learning_rate) only if training.learning_rate != 0.5",
+        "training.learning_rate": "loguniform(1e-4, 1e-2)",
+    }
+    base = load_config(None, ["training.schedule=cosine", *(f"search.{key}={text}" for key, text in texts.items())])
+    unchecked = Space(base, {key: parse_expression(key, texts[key]) for key in (RATE, "training.end_learning_rate")})
+    first, *found = go_on(SweepStudy(unchecked), range(1, 25)).values()
+    assert first == {}, "as given, which is no point of the space"
+    assert all(float(values[RATE]) > 1e-3 for values in found) and len({values[RATE] for values in found}) > 20
+
+
+def test_where_hardly_any_point_is_possible_the_contradiction_is_told() -> None:
+    text = "loguniform(1e-3, training.learning_rate)"
+    base = load_config(
+        None, ["training.schedule=cosine", "training.learning_rate=1e-4", "training.end_learning_rate=1e-5", "search.try_given=no"]
+    )
+    key = "training.end_learning_rate"
+    with pytest.raises(ConfigError, match="end_learning_rate"):
+        SweepStudy(Space(base, {key: parse_expression(key, text)})).suggest(2)
 
 
 def test_of_two_objectives_the_second_counts_too() -> None:

@@ -287,7 +287,7 @@ def test_population_based_training_goes_on_from_anothers_model(make_plan: MakePl
     assert same.record.folder == "trials/0002-from-002" and same.record.cause == "goes on from trial 1 after round 2"
     told = list(same.told())
     assert local_hosts.made[-1].rounds == 3
-    assert [each.record.rounds for each in told] == [1, 2, 3, 4, 5]
+    assert [each.record.rounds for each in told] == [3, 4, 5]
     assert (told[-1].record.value, told[-1].record.curve) == (expected.value, expected.curve)
     assert model(plan, told[-1].record) == model(plan, expected)
     *_, last = other.told()
@@ -312,8 +312,15 @@ def test_a_population_member_that_went_on_from_another_is_resumed_in_its_new_pla
     again = trial(plan, local_hosts, 2, SLOW, known)
     *_, last = again.told()
     assert (last.record.folder, last.record.cause) == ("trials/0002-from-001", "goes on from trial 1 after round 1")
-    assert last.record.curve[:2] == known.curve and local_hosts.made[-1].rounds == 3
+    assert len(known.curve) == 3 and last.record.curve[:3] == known.curve and local_hosts.made[-1].rounds == 2
     one.end(prune=False)
+
+
+def test_a_population_is_not_told_again_what_is_over(make_plan: MakePlan, local_hosts: Hosts) -> None:
+    plan = make_plan(search={"scheduler": "pbt"})
+    *_, last = trial(plan, local_hosts).told()
+    (again,) = trial(plan, local_hosts, record=last.record).told()
+    assert (again.record, again.percent, again.is_over) == (last.record, 100, True)
 
 
 def test_what_is_not_checkpointed_cannot_be_saved(
@@ -406,6 +413,12 @@ def test_a_member_goes_on_from_its_own_checkpoint_or_anothers(
     two = shell(plan, config(2, SLOW))
     two.load_checkpoint(str(tmp_path / "saved"))
     told = two.step()[TOLD].record
-    assert (told.folder, told.rounds, told.value) == ("trials/0002-from-001", 1, dict(told.curve)[1])
+    assert (told.folder, told.rounds, told.curve[0]) == ("trials/0002-from-001", 2, one._run.record.curve[0])
+    (tmp_path / "paused").mkdir()
+    two.save_checkpoint(str(tmp_path / "paused"))
+    two.reset_config(config(2, SLOW))
+    two.load_checkpoint(str(tmp_path / "paused"))
+    again = two.step()[TOLD].record
+    assert (again.folder, again.cause, again.rounds) == (told.folder, told.cause, 3), "it goes on where it was paused"
     for each in (one, two):
         each.cleanup()

@@ -252,7 +252,42 @@ def test_it_ends_when_its_time_is_over(clock: list[float]) -> None:
 
 
 def test_it_ends_when_privacy_is_spent(make_watch: MakeWatch) -> None:
+    """One trial may have been too dear, and another one fits; three in a row are the end."""
+    enough = make_watch().enough
+    spent, fits = (replace(RECORD, state=state, cause="all of it") for state in (State.FAILED, State.COMPLETE))
+    for is_spent in (True, True, False, True, True):
+        enough.hear(Told(replace(RECORD), 20))
+        enough.hear(Told(spent if is_spent else fits, 0, is_over=True, is_spent=is_spent))
+        assert not enough.stop_all()
+    enough.hear(Told(spent, 0, is_over=True, is_spent=True))
+    assert enough.stop_all() and enough.reason == "privacy is spent: the last 3 trials could not begin: all of it"
+
+
+def test_where_a_trial_goes_on_from_another_is_on_record_at_once(make_watch: MakeWatch, folder: SweepFolder) -> None:
     watch = make_watch()
-    watch.on_trial_start(0, [], ONE)
-    watch.on_trial_result(0, [], ONE, told(replace(RECORD, state=State.FAILED, cause="all of it"), is_over=True, is_spent=True))
-    assert watch.enough.stop_all() and watch.enough.reason == "privacy is spent (search.max_epsilon): all of it"
+    for _ in range(2):  # it was paused between
+        watch.on_trial_start(0, [], ONE)
+    watch.on_trial_result(0, [], ONE, told())
+    heir = replace(RECORD, folder="trials/0001-from-002", cause="goes on from trial 2 after round 2", parameters=TWO.parameters)
+    watch.on_trial_result(0, [], ONE, told(heir))
+    assert folder.records() == [heir]
+    begins, branches = folder.log.read_text().splitlines()
+    assert "trial 1 begins: {'training.momentum': 0.5}" in begins
+    assert branches.endswith("trial 1 goes on from trial 2 after round 2: {'training.momentum': 0.25}")
+
+
+def test_a_trial_that_the_scheduler_ended_is_reported_once_it_has_results(
+    make_watch: MakeWatch, folder: SweepFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reported: list[str] = []
+    monkeypatch.setattr(watch, "write_trial_report", lambda path: reported.append(path.name))
+    made = make_watch()
+    made.on_trial_start(0, [], ONE)
+    made.on_trial_result(0, [], ONE, told())
+    made.on_trial_complete(0, [], ONE)
+    (folder.path / "trials/0001").mkdir(parents=True)
+    (folder.path / "trials/0001/summary.json").write_text("{}")
+    for _ in range(2):
+        made.on_trial_result(0, [], TWO, told(replace(RECORD, number=2)))
+    made._reports.shutdown()
+    assert reported == ["0001"]

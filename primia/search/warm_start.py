@@ -1,0 +1,90 @@
+"""What a search knows before its first trial: finished trials of earlier sweeps, and known good settings that it tries first."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from primia.config.reader import differences, load_config
+from primia.config.settings import SearchSettings, Settings
+from primia.errors import RunError
+from primia.files import atomic_text
+from primia.search.folder import SweepFolder
+from primia.search.records import State, TrialRecord, Value
+from primia.search.space import Space
+
+
+@dataclass(frozen=True)
+class Known:
+    """A point of the space, by ``section.key``; ``objectives``: what came of it, empty where it is to be tried first."""
+
+    parameters: Mapping[str, Value]
+    objectives: tuple[float, ...] = ()
+
+
+def objectives(record: TrialRecord, space: Space) -> tuple[float, ...]:
+    """What a trial came to, one number for each objective of the search; empty where one is missing."""
+    wanted = (record.value,) if space.base.search.second_objective == "none" else (record.value, record.second)
+    return tuple(value for value in wanted if value is not None) if None not in wanted else ()
+
+
+def known_from_start(space: Space) -> tuple[list[Known], list[str]]:
+    """The points of this space that ``search.warm_start`` names, and what is to be said of each file and sweep there.
+
+    Raises:
+        RunError: one is neither a file nor a sweep's folder.
+        ConfigError: a file is no configuration.
+    """
+    known: list[Known] = []
+    notices: list[str] = []
+    for path in map(Path, space.base.search.warm_start):
+        found, said = _of_file(path, space) if path.is_file() else _of_sweep(path, space)
+        known += found
+        notices += said
+    return known, notices
+
+
+def write_known(known: Iterable[Known], path: Path) -> None:
+    """Keep what was known, so that a resumed sweep goes on as it began, whatever has become of its sources."""
+    atomic_text(path, json.dumps([asdict(each) for each in known], indent=1))
+
+
+def read_known(path: Path, space: Space) -> list[Known]:
+    """What was kept, as far as it is points of the space.
+
+    Raises:
+        RunError: the file is missing or damaged.
+    """
+    try:
+        known = [Known(entry["parameters"], tuple(entry["objectives"])) for entry in json.loads(path.read_text())]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{path} cannot be read: {error}; start a new sweep") from None
+    return [each for each in known if space.replay(each.parameters)]
+
+
+def _of_file(path: Path, space: Space) -> tuple[list[Known], list[str]]:
+    point = space.point(load_config(path))
+    if point is None:
+        return [], [f"{path} is not tried: its settings lie outside the space"]
+    return [Known(point)], [f"{path} is among the first that are tried"]
+
+
+def _of_sweep(path: Path, space: Space) -> tuple[list[Known], list[str]]:
+    sweep = SweepFolder.open(path)
+    complete = [record for record in sweep.records() if record.state is State.COMPLETE and objectives(record, space)]
+    fitting = [Known(record.parameters, objectives(record, space)) for record in complete if space.replay(record.parameters)]
+    said = f"{len(fitting)} of {len(complete)} finished trials of {path} are known from the start"
+    other = _other_conditions(sweep.settings(), space)
+    return fitting, [said, *([f"{path} had other settings, so its results may not compare: {'; '.join(other)}"] if other else [])]
+
+
+def _other_conditions(settings: Settings, space: Space) -> list[str]:
+    """Settings beside the searched ones in which an earlier sweep differs."""
+    lines = differences(_bare(settings), _bare(space.base))
+    return [line for line in lines if line.partition(":")[0] not in space.names and not line.startswith(("run.", "resources."))]
+
+
+def _bare(settings: Settings) -> Settings:
+    return settings.model_copy(update={"search": SearchSettings()})
