@@ -93,7 +93,7 @@ def _init(ray: Any, address: str | None, store_bytes: int, *, dashboard: bool) -
         options |= {"address": "local", "include_dashboard": dashboard, "object_store_memory": _store(store_bytes)}
     try:
         host = ray.init(**options).dashboard_url
-    except (ConnectionError, ValueError, RuntimeError, OSError) as error:
+    except Exception as error:  # Ray raises just that where a node does not come up in time
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         if address:
             raise ClusterError(

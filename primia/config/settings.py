@@ -394,7 +394,9 @@ class ResourceSettings(Section):
     gpus_per_actor: NonNegative = Field(0.0, description="GPUs that Ray reserves for each actor, also parts; 0: all shared evenly.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where networks run; auto: a GPU where Ray finds one.")
     precision: Literal["float32", "bfloat16"] = Field(
-        "float32", description="Arithmetic of forward and backward; bfloat16 is faster on processors with AMX and on GPUs."
+        "float32",
+        description="Arithmetic of forward and backward; bfloat16 is faster on processors with AMX and on GPUs. On GPUs float32 rounds "
+        "what convolutions multiply to TF32.",
     )
 
 

@@ -41,7 +41,7 @@ class Augmentation:
 def move(images: Tensor, settings: AugmentationSettings, draws: Tensor) -> Tensor:
     """Rotate, shear, scale, flip and shift about the centre, by uniform ``draws`` ``(B, DRAWS)``, of which 0.5 is no change."""
     shift = 2.0 * settings.translation * _spread(draws[:, [SHIFT_X, SHIFT_Y]])
-    backward = torch.linalg.inv(_linear_part(settings, draws))  # grid_sample asks where each output pixel comes from
+    backward = _inverse(_linear_part(settings, draws))  # grid_sample asks where each output pixel comes from
     affine = torch.cat((backward, -(backward @ shift[:, :, None])), dim=2)
     grid = functional.affine_grid(affine, list(images.shape), align_corners=False).to(images.dtype)
     return functional.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
@@ -68,6 +68,12 @@ def _linear_part(settings: AugmentationSettings, draws: Tensor) -> Tensor:
     cosine, sine = torch.cos(angle), torch.sin(angle)
     one, zero = torch.ones_like(angle), torch.zeros_like(angle)
     return _matrix(cosine, -sine, sine, cosine) @ _matrix(one, shear, zero, one) @ _matrix(flip_x, zero, zero, flip_y)
+
+
+def _inverse(matrices: Tensor) -> Tensor:
+    """Of ``(B, 2, 2)``; ``torch.linalg.inv`` cannot be called first by several threads on a GPU (pytorch/pytorch#90613)."""
+    a, b, c, d = matrices.flatten(1).unbind(1)
+    return _matrix(d, -b, -c, a) / (a * d - b * c)[:, None, None]
 
 
 def _matrix(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:

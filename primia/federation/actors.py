@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from math import floor
+from math import ceil, floor
 from typing import Any
 
 import ray
@@ -16,8 +16,8 @@ from primia.errors import ClusterError, ConfigError
 from primia.federation.plan import SitePlan, actor_count, assign_hosts
 from primia.federation.worker import FederatedWorker
 
-_LEAVES_ROOM = 0.999  # for rounding: the shares of all actors must not add up to more than there is
 _START_S = 120.0
+_ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -74,14 +74,15 @@ def plan_actors(settings: ResourceSettings, sites: Sequence[SitePlan], cpus: int
         gpus=(settings.gpus_per_actor or _share(gpus, actors)) if on_gpus else 0.0,
         threads=settings.threads or max(1, cpus // actors),
     )
-    _check("CPUs", options.cpus, actors, cpus)
-    _check("GPUs", options.gpus, actors, gpus)
+    _check("CPUs", options.cpus, actors, cpus, room=cpus / options.cpus)
+    if options.gpus:
+        _check_gpus(options.gpus, actors, gpus)
     return Actors(hosts, options)
 
 
 def _share(there: int, actors: int) -> float:
-    """What each of so many actors may have, at most one; rounded down, so that all together do not need more than there is."""
-    return floor(1000 * _LEAVES_ROOM * min(1.0, there / actors)) / 1000
+    """What each of so many actors may have: one, or a part of which as many fit on each one that there is, since none is on two."""
+    return floor(1000 / max(1, ceil(actors / there))) / 1000 if there else 0.0
 
 
 def check_nodes(actors: Actors) -> None:
@@ -95,11 +96,18 @@ def check_nodes(actors: Actors) -> None:
             )
 
 
-def _check(what: str, each: float, actors: int, there: int) -> None:
-    if each * actors > there:
+def _check_gpus(each: float, actors: int, there: int) -> None:
+    if each > 1 and each != floor(each):
+        raise ConfigError(f"resources.gpus_per_actor = {each:g}: above 1 it must be a whole number")
+    _check("GPUs", each, actors, there, room=there * floor(1 / each + _ROUNDING) if each <= 1 else there / each)
+
+
+def _check(what: str, each: float, actors: int, there: int, room: float) -> None:
+    if actors > room + _ROUNDING:
+        together = ", each part of one within it" if each * actors <= there else ""
         raise ConfigError(
-            f"resources.{what.lower()}_per_actor = {each:g}: {actors} actors need {each * actors:g} {what}, but the cluster has {there}; "
-            "lower it, or resources.actors, or search.replicas"
+            f"resources.{what.lower()}_per_actor = {each:g}: {actors} actors need {each * actors:g} {what}{together}, but the cluster has "
+            f"{there}; lower it, or resources.actors, or search.replicas"
         )
 
 

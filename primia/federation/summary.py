@@ -35,6 +35,7 @@ def build_summary(setup: RunSetup, prepared: Prepared, state: RunState, tested: 
         "name": setup.folder.name,
         "mode": settings.run.mode,
         "seed": settings.run.seed,
+        "device": setup.device,
         "status": status,
         "rounds": state.model.round,
         "best_round": best.model.round,

@@ -24,6 +24,7 @@ class FederatedWorker:
         from primia.federation.site import SiteHost
 
         torch.set_num_threads(threads)
+        torch.backends.cudnn.deterministic = True  # else a GPU adds up the gradients of ResNet-18's convolutions in any order
         self._host = SiteHost(sites)
 
     def ping(self) -> bool:

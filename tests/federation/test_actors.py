@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import product
+from math import floor
 
 import pytest
 
@@ -24,13 +25,13 @@ def resources(**given: object) -> ResourceSettings:
 def test_each_training_site_has_an_actor_and_its_share_of_the_cluster() -> None:
     actors = plan_actors(resources(), sites(3, others=2), cpus=2, gpus=0)
     assert [len(host) for host in actors.hosts] == [2, 2, 1] and all(host[0].trains for host in actors.hosts)
-    assert 0.66 < actors.options.cpus < 2 / 3 and actors.options.gpus == 0 and actors.options.threads == 1
+    assert actors.options.cpus == 0.5 and actors.options.gpus == 0 and actors.options.threads == 1
     assert (actors.pool, actors.nodes) == ("", ()), "they are a run's own"
 
 
 def test_no_actor_takes_more_than_one_cpu_or_gpu_by_itself() -> None:
     options = plan_actors(resources(), sites(2), cpus=16, gpus=8).options
-    assert 0.99 < options.cpus <= 1 and 0.99 < options.gpus <= 1 and options.threads == 8
+    assert (options.cpus, options.gpus, options.threads) == (1, 1, 8)
 
 
 def test_replicas_share_what_one_would_have() -> None:
@@ -46,7 +47,8 @@ def test_shares_never_add_up_to_more_than_there_is() -> None:
     for training, cpus, replicas in product(range(1, 30), range(1, 65), (1, 2, 3, 4, 8)):
         actors = plan_actors(resources(), sites(training), cpus, cpus, replicas)
         count = len(actors.hosts) * replicas
-        assert 0 < actors.options.cpus * count <= cpus and 0 < actors.options.gpus * count <= cpus
+        for each in (actors.options.cpus, actors.options.gpus):
+            assert cpus * floor(1 / each) >= count, "so many fit, none of them on two"
         assert actors.options.threads * count <= max(cpus, count)
 
 
@@ -56,6 +58,7 @@ def test_shares_never_add_up_to_more_than_there_is() -> None:
         ({"cpus_per_actor": 1}, 1, "resources.cpus_per_actor = 1: 3 actors need 3 CPUs, but the cluster has 2"),
         ({"cpus_per_actor": 0.5}, 2, "resources.cpus_per_actor = 0.5: 6 actors need 3 CPUs, but the cluster has 2"),
         ({"gpus_per_actor": 0.5}, 1, "resources.gpus_per_actor = 0.5: 3 actors need 1.5 GPUs, but the cluster has 1"),
+        ({"gpus_per_actor": 2}, 1, "resources.gpus_per_actor = 2: 3 actors need 6 GPUs, but the cluster has 1"),
     ],
 )
 def test_more_than_the_cluster_has_is_refused(given: dict[str, object], replicas: int, said: str) -> None:
@@ -73,6 +76,17 @@ def test_an_actor_that_no_single_node_can_hold_is_refused(monkeypatch: pytest.Mo
     check_nodes(plan_actors(resources(**fitting), sites(1), cpus=4, gpus=1))
     with pytest.raises(ConfigError, match=rf"needs \d {what}s, but the largest node has .*; lower resources\.{what.lower()}s_per_actor"):
         check_nodes(plan_actors(resources(**fitting | given), sites(1), cpus=4, gpus=1))
+
+
+def test_a_part_of_a_gpu_lies_on_one_of_them() -> None:
+    assert plan_actors(resources(), sites(3), cpus=2, gpus=2).options.gpus == 0.5
+    assert plan_actors(resources(gpus_per_actor=0.5), sites(4), cpus=2, gpus=2).options.gpus == 0.5
+    with pytest.raises(
+        ConfigError, match=r"resources\.gpus_per_actor = 0\.6: 3 actors need 1\.8 GPUs, each part of one within it, but the cluster has 2"
+    ):
+        plan_actors(resources(gpus_per_actor=0.6), sites(3), cpus=2, gpus=2)
+    with pytest.raises(ConfigError, match=r"resources\.gpus_per_actor = 1\.5: above 1 it must be a whole number"):
+        plan_actors(resources(gpus_per_actor=1.5), sites(1), cpus=2, gpus=2)
 
 
 def test_what_is_asked_for_is_what_is_planned() -> None:

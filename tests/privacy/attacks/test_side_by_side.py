@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+from time import sleep
 
 import pytest
 import torch
@@ -27,6 +28,7 @@ def test_an_error_reaches_the_caller_and_what_has_not_begun_never_does():
         begun.append(task)
         if task == 0:
             raise ValueError("task 0")
+        sleep(0.01)  # so that the caller hears of it long before the last task
         return task
 
     with pytest.raises(ValueError, match="task 0"):
