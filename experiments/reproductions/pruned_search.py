@@ -1,8 +1,8 @@
 """Does ASHA find settings as good as a search without it, in half the time? MNIST at three label-skewed sites, the same space and seeds.
 
-Prints one line of JSON for each seed (best validation MCC, wall time and rounds of both sweeps, and their ratios) and one of the means. With
-``--output`` the sweeps are kept, and those that are there already are not run again: so other values of ``--grace`` compare to the same
-search without pruning.
+Prints one line of JSON for each seed (best validation MCC, wall time and rounds of both sweeps, and their ratios) and one of the means.
+With ``--output`` the sweeps are kept, and those that are there already are not run again: so other values of ``--grace`` compare to the
+same search without pruning.
 """
 
 from __future__ import annotations
