@@ -13,7 +13,7 @@ from primia.cluster.session import ClusterResources, ray_session
 from primia.config.reader import differences, dump_config
 from primia.config.settings import Settings
 from primia.data.federation import FederatedData
-from primia.errors import RunError
+from primia.errors import PrimiaError, RunError
 from primia.federation.run_data import PackProgress, run_data
 from primia.files import atomic_text
 from primia.search.demo import with_demo_space
@@ -113,11 +113,10 @@ def tune(
             if on_start:
                 on_start(SweepStart(folder.path, space, tuple(notices), cluster))
             outcome = run_sweep(plan, records, known, on_progress or (lambda progress: None))
-    except KeyboardInterrupt:
-        finish("interrupted", folder.records())
-        raise
-    except BaseException:
-        if not folder.records():
+    except BaseException as error:
+        if folder.records() or isinstance(error, KeyboardInterrupt):
+            finish("interrupted", folder.records(), str(error) if isinstance(error, PrimiaError) else "")
+        else:
             folder.remove()
         raise
     finish("stopped" if outcome.reason else "complete", outcome.records.values(), outcome.reason)

@@ -156,7 +156,7 @@ def _open(path: Path, data: FederatedData) -> RunFolder:
         raise RunError(f"{path} is finished; see it with: primia-ray report {path}")
     sweep = path.parent.parent
     if folder.settings().privacy.is_on and SweepFolder.is_sweep(sweep):
-        raise RunError(f"cannot resume {path} alone: what it spends is accounted for in its sweep; primia-ray tune --resume {sweep}")
+        raise RunError(f"cannot resume {path} alone: what it spends is accounted for in its sweep; {SweepFolder(sweep).resume_command}")
     if folder.fingerprint() != data.fingerprint:
         raise RunError(f"cannot resume {path}: the images have changed since it was started; start a new run")
     return folder

@@ -106,4 +106,9 @@ def _read_rounds(file: Path) -> tuple[RoundResult, ...]:
 
 def _read_fingerprint(file: Path) -> str | None:
     """None for a folder without ``data.json``, as those made by hand are."""
-    return str(json.loads(file.read_text())["fingerprint"]) if file.is_file() else None
+    if not file.is_file():
+        return None
+    try:
+        return str(json.loads(file.read_bytes())["fingerprint"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise RunError(f"{file} cannot be read; was the folder copied whole?") from None

@@ -278,7 +278,10 @@ def test_a_sweep_that_fails_before_its_first_trial_leaves_nothing(configured: Co
     ray.start_error, ray.error, ray.records = None, ClusterError("the actors do not start"), [failed(1, State.RUNNING)]
     with pytest.raises(ClusterError):
         tune(configured())
-    assert SweepFolder(tmp_path / "runs" / "sweep").records() == ray.records, "one that fails later stays"
+    folder = SweepFolder(tmp_path / "runs" / "sweep")
+    assert folder.records() == ray.records, "one that fails later stays"
+    summary = folder.read_summary()
+    assert (summary["status"], summary["reason"]) == ("interrupted", "the actors do not start")
 
 
 def test_settings_may_come_from_a_file_as_they_were_stored(begun: Path, ray: SimpleNamespace) -> None:

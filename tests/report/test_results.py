@@ -26,6 +26,13 @@ def test_fingerprint_is_unknown_without_data_json(make_run):
     assert RunResults.read(run).fingerprint is None
 
 
+def test_a_damaged_data_json_is_one_clear_error(make_run):
+    run = make_run()
+    (run / "data.json").write_text('{"finger')
+    with pytest.raises(RunError, match=r"data\.json cannot be read; was the folder copied whole\?"):
+        RunResults.read(run)
+
+
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
