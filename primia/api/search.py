@@ -20,7 +20,7 @@ from primia.search.demo import with_demo_space
 from primia.search.folder import SweepFolder
 from primia.search.records import TrialRecord
 from primia.search.space import Space
-from primia.search.warm_start import known_from_start, read_known, write_known
+from primia.search.warm_start import dump_known, known_from_start, read_known
 
 if TYPE_CHECKING:  # Ray
     from primia.search.watch import SweepProgress
@@ -89,18 +89,17 @@ def tune(
     check_output(settings.run.output)
     data = None if space.needs_own_actors else run_data(settings, on_pack)
     if resume:
-        folder = _opened(Path(resume).resolve(), settings, data)
+        folder = _opened(Path(resume).resolve(), data)
         known = read_known(folder.known, space)
     else:
-        folder = _created(settings, data)
-        write_known(known, folder.known)
+        folder = _created(settings, data, dump_known(known))
     records = folder.records()
-    earlier_s = folder.begin(settings.search)
+    earlier_s: float | None = None  # until the sweep begins, an earlier part's results stay as they are
 
     def finish(status: str, rows: Iterable[TrialRecord], reason: str = "") -> None:
         from primia.search.results import write_results  # not before: it takes a while to load
 
-        write_results(folder, space, rows, status, reason, earlier_s + perf_counter() - begun)
+        write_results(folder, space, rows, status, reason, (earlier_s or 0.0) + perf_counter() - begun)
 
     try:
         with ray_session(
@@ -110,13 +109,16 @@ def tune(
             from primia.search.sweep import run_sweep
 
             plan = SweepPlan.of(folder, space, data, cluster.cpus, cluster.gpus)
+            atomic_text(folder.config, dump_config(settings))
+            earlier_s = folder.begin(settings.search)
             if on_start:
                 on_start(SweepStart(folder.path, space, tuple(notices), cluster))
             outcome = run_sweep(plan, records, known, on_progress or (lambda progress: None))
     except BaseException as error:
-        if folder.records() or isinstance(error, KeyboardInterrupt):
-            finish("interrupted", folder.records(), str(error) if isinstance(error, PrimiaError) else "")
-        else:
+        rows = folder.records()
+        if earlier_s is not None and (rows or isinstance(error, KeyboardInterrupt)):
+            finish("interrupted", rows, str(error) if isinstance(error, PrimiaError) else "")
+        elif not resume:
             folder.remove()
         raise
     finish("stopped" if outcome.reason else "complete", outcome.records.values(), outcome.reason)
@@ -136,13 +138,12 @@ def _resumed_settings(given: Settings | None, path: Path) -> Settings:
     return wanted
 
 
-def _created(settings: Settings, data: FederatedData | None) -> SweepFolder:
-    return SweepFolder.create(settings.run.output / settings.run.name, settings, data.fingerprint if data else "")
+def _created(settings: Settings, data: FederatedData | None, known: str) -> SweepFolder:
+    return SweepFolder.create(settings.run.output / settings.run.name, settings, data.fingerprint if data else "", known)
 
 
-def _opened(path: Path, settings: Settings, data: FederatedData | None) -> SweepFolder:
+def _opened(path: Path, data: FederatedData | None) -> SweepFolder:
     folder = SweepFolder.open(path)
     if folder.fingerprint() != (data.fingerprint if data else ""):
         raise RunError(f"cannot resume {path}: the images have changed since it was started; start a new sweep")
-    atomic_text(folder.config, dump_config(settings))
     return folder

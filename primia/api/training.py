@@ -86,6 +86,7 @@ def train(
     folder = _open(path, data) if resume else RunFolder.create(path, settings, data.fingerprint)
     try:
         with ray_session(address, store_bytes=store_bytes(len(data.sites))) as resources:
+            folder.reopen()
             _drive(setup, resources, on_event or (lambda event: None))
     except BaseException:
         if not resume and not Checkpoints(folder.checkpoints, 1).rounds():

@@ -74,7 +74,8 @@ def plan_actors(settings: ResourceSettings, sites: Sequence[SitePlan], cpus: int
         gpus=(settings.gpus_per_actor or _share(gpus, actors)) if on_gpus else 0.0,
         threads=settings.threads or max(1, cpus // actors),
     )
-    _check("CPUs", options.cpus, actors, cpus, room=cpus / options.cpus)
+    if options.cpus:
+        _check("CPUs", options.cpus, actors, cpus, room=cpus / options.cpus)
     if options.gpus:
         _check_gpus(options.gpus, actors, gpus)
     return Actors(hosts, options)
@@ -82,7 +83,7 @@ def plan_actors(settings: ResourceSettings, sites: Sequence[SitePlan], cpus: int
 
 def _share(there: int, actors: int) -> float:
     """What each of so many actors may have: one, or a part of which as many fit on each one that there is, since none is on two."""
-    return floor(1000 / max(1, ceil(actors / there))) / 1000 if there else 0.0
+    return max(1, floor(1000 / max(1, ceil(actors / there)))) / 1000 if there else 0.0
 
 
 def check_nodes(actors: Actors) -> None:

@@ -48,7 +48,7 @@ class ResultFolder:
         Raises:
             RunError: it is missing, or cannot be read.
         """
-        return self._told("fingerprint")
+        return self._from_data("fingerprint")
 
     def write_summary(self, summary: Mapping[str, object]) -> None:
         """Write :attr:`summary`; every number in it is finite or null."""
@@ -58,7 +58,7 @@ class ResultFolder:
         """Remove the folder: for what failed before anything came of it."""
         shutil.rmtree(self.path, ignore_errors=True)
 
-    def _told(self, key: str) -> str:
+    def _from_data(self, key: str) -> str:
         """What :attr:`data` says."""
         try:
             return str(read_json(self.data)[key])
@@ -134,9 +134,14 @@ class RunFolder(ResultFolder):
             raise RunError(f"{path} is not a run folder: it has no config.ini")
         return folder
 
+    def reopen(self) -> None:
+        """Drop the results of a run that was ended early and goes on: what they say of it, and of privacy, is no longer all."""
+        for path in (self.summary, self.path / "report.html"):
+            path.unlink(missing_ok=True)
+
     def identity(self) -> str:
         """The run's name, made unique: what sites write into their books; errors as :meth:`fingerprint`."""
-        return f"{self.path.name}#{self._told('id')}"
+        return f"{self.path.name}#{self._from_data('id')}"
 
     def read_summary(self) -> dict[str, object]:
         """Read ``summary.json``.

@@ -14,8 +14,8 @@ from primia.search.records import Value
 
 _NEAR = 1e-8
 """Part of a step by which a number may miss it: what is left of adding floats."""
-_MOST_STEPS = 1e7
-"""With more, floats miss their step by more than that."""
+_MOST_STEPS, _MOST_WHOLE_STEPS = 1e7, 2.0**53
+"""With more, floats miss their step by more than that; whole numbers are exact for longer."""
 
 
 class Suggester(Protocol):
@@ -53,8 +53,9 @@ class Number:
         """
         whole = Number(low, high, step, integer=integer)
         steps = whole._position(high)
-        if steps > _MOST_STEPS:
-            raise ValueError(f"it has {steps:.3g} steps of {step:g}, and {_MOST_STEPS:.0e} at most are possible; make the step larger")
+        most = _MOST_WHOLE_STEPS if integer else _MOST_STEPS
+        if steps > most:
+            raise ValueError(f"it has {steps:.3g} steps of {step:g}, and {most:.0e} at most are possible; make the step larger")
         return Number(whole.low, whole._at(math.floor(steps + _NEAR)), step, integer=integer)
 
     @property

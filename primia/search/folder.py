@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shlex
 from collections.abc import Iterable
@@ -29,6 +30,7 @@ class SweepPrivacy(BaseModel):
     accountant: str
     sites: dict[str, float]
     trials: int
+    unstated: tuple[int, ...] = ()
     sentence: str
 
 
@@ -44,6 +46,7 @@ class SweepSummary(BaseModel):
     name: str = ""
     reason: str = ""
     best: int | None = None
+    value: float | None = None
     front: tuple[int, ...] = ()
     given: int | None = None
     wall_seconds: float = 0.0
@@ -118,9 +121,15 @@ class SweepFolder(ResultFolder):
         """Where a trial's run folder is first made, within the sweep's."""
         return f"{self.trials.name}/{number:04d}"
 
+    def new_place(self, number: int, round_: int) -> str:
+        """Where it goes on when it has taken over another trial's model of that round; such a folder is never used twice."""
+        place = f"{self.place(number)}-from-{round_:03d}"
+        places = itertools.chain([place], (f"{place}-{again}" for again in itertools.count(2)))
+        return next(each for each in places if not (self.path / each).exists())
+
     @classmethod
-    def create(cls, path: Path, settings: Settings, fingerprint: str) -> SweepFolder:
-        """Make a new sweep folder, without a trial.
+    def create(cls, path: Path, settings: Settings, fingerprint: str, known: str = "[]") -> SweepFolder:
+        """Make a new sweep folder, without a trial; ``known``: what :attr:`known` shall hold.
 
         Raises:
             RunError: it exists already, or cannot be written.
@@ -134,7 +143,8 @@ class SweepFolder(ResultFolder):
             raise RunError(f"cannot make sweep folder {path}: {error.strerror}; give another --output") from None
         atomic_text(folder.config, dump_config(settings))
         atomic_text(folder.data, json.dumps({"fingerprint": fingerprint}))
-        folder.write_records([])
+        atomic_text(folder.known, known)
+        folder.write_records([])  # at last: with it the folder is one that can be gone on with
         return folder
 
     @classmethod

@@ -302,7 +302,7 @@ def _schedules(sweep: SweepResults) -> list[TrialRecord]:
 def _link(sweep: Path, record: TrialRecord) -> str:
     """The trial's own page, relative to the sweep's; empty where there is none."""
     page = f"{record.folder}/report.html"
-    return quote(page) if record.folder and (sweep / page).is_file() else ""
+    return quote(page) if (sweep / page).is_file() else ""
 
 
 def _privacy_rows(privacy: SweepPrivacy | None) -> list[tuple[str, float, float | None]]:

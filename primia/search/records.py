@@ -19,7 +19,7 @@ Value = bool | int | float | str
 """A searched setting's value, of the setting's own type."""
 
 _PREFIX = "param."
-_FOLDER = re.compile(r"trials/\d{4,}(-from-\d{3,})?", re.ASCII)
+_FOLDER = re.compile(r"trials/\d{4,}(-from-\d{3,}(-\d+)?)?", re.ASCII)
 
 
 class State(StrEnum):
@@ -77,12 +77,11 @@ def with_summary(record: TrialRecord, summary: Mapping[str, Any], second: str) -
     """A record with what its run's ``summary.json`` says: best model, bytes, epsilon, and the second objective."""
     moved = summary["communication"]["up_bytes"] + summary["communication"]["down_bytes"]
     epsilon = {name: site["epsilon"] for name, site in summary["privacy"]["sites"].items()}
-    objectives = {"none": None, "bytes": float(moved), "epsilon": max(epsilon.values(), default=None)}
     timing = summary["timing"]
     return replace(
         record,
         value=summary["validation"]["mcc"],
-        second=objectives[second],
+        second=second_objective(second, moved, epsilon),
         best_round=summary["best_round"],
         rounds=summary["rounds"],
         planned_rounds=summary["config"]["federation"]["rounds"],
@@ -90,6 +89,11 @@ def with_summary(record: TrialRecord, summary: Mapping[str, Any], second: str) -
         bytes=moved,
         epsilon=epsilon,
     )
+
+
+def second_objective(kind: str, moved: int, epsilon: Mapping[str, float]) -> float | None:
+    """What ``search.second_objective`` names, of a trial that has moved so many bytes and spent that at each site."""
+    return {"none": None, "bytes": float(moved), "epsilon": max(epsilon.values(), default=None)}[kind]
 
 
 def best_of(records: Iterable[TrialRecord]) -> TrialRecord | None:
@@ -153,7 +157,7 @@ def read_records(path: Path) -> list[TrialRecord]:
         return [_record(row) for row in table.to_pylist(maps_as_pydicts="strict")]
     except FileNotFoundError:
         raise RunError(f"{path.parent} is not a sweep: it has no {path.name}") from None
-    except (pa.ArrowException, KeyError, ValueError, OSError) as error:
+    except (pa.ArrowException, KeyError, ValueError, TypeError, OSError) as error:
         raise RunError(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
 
 
@@ -182,7 +186,7 @@ def _record(row: Mapping[str, object]) -> TrialRecord:
         # A sweep folder may come from somebody else, and what lies there may be removed.
         raise ValueError(f"trial {row['trial']} has no run folder of this sweep: {row['folder']}")
     return TrialRecord(
-        number=row["trial"],  # type: ignore[arg-type]
+        number=int(row["trial"]),  # type: ignore[call-overload]
         state=State(str(row["state"])),
         parameters=parameters,  # type: ignore[arg-type]
         curve=tuple((point["round"], point["mcc"]) for point in row["curve"]),  # type: ignore[attr-defined]

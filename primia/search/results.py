@@ -15,7 +15,7 @@ from primia.federation.summary import versions
 from primia.files import atomic_text
 from primia.privacy.accounting import history_epsilon
 from primia.privacy.ledger import Ledger
-from primia.search.folder import SweepFolder
+from primia.search.folder import SweepFolder, SweepPrivacy
 from primia.search.page import write_sweep_report
 from primia.search.records import TrialRecord, best_of, undominated, with_summary
 from primia.search.space import Space
@@ -50,21 +50,19 @@ def write_results(folder: SweepFolder, space: Space, records: Iterable[TrialReco
     if best:
         atomic_text(folder.best, _best_ini(folder, best, space.base))
     search = space.base.search
-    folder.write_summary(
-        {
-            **folder.read_summary(),
-            "status": status,
-            "reason": reason,
-            "best": best.number if best else None,
-            "value": best.value if best else None,
-            "front": [record.number for record in undominated(rows)] if search.second_objective != "none" else [],
-            "wall_seconds": wall_s,
-            "training_seconds": sum(record.seconds for record in rows),
-            "max_epsilon": search.max_epsilon,
-            "privacy": _privacy(folder, space, rows),
-            "versions": versions(),
-        }
-    )
+    result = {
+        "status": status,
+        "reason": reason,
+        "best": best.number if best else None,
+        "value": best.value if best else None,
+        "front": tuple(record.number for record in undominated(rows)) if search.second_objective != "none" else (),
+        "wall_seconds": wall_s,
+        "training_seconds": sum(record.seconds for record in rows),
+        "max_epsilon": search.max_epsilon,
+        "privacy": _privacy(folder, space, rows),
+        "versions": versions(),
+    }
+    folder.write_summary(folder.result().model_copy(update=result).model_dump(mode="json"))
     if status != "interrupted":
         for record in rows:
             write_trial_report(folder.path / record.folder)
@@ -92,7 +90,7 @@ def _best_ini(folder: SweepFolder, best: TrialRecord, base: Settings) -> str:
     return f"{head}\n{dump_config(settings.model_copy(update={'run': run}))}"
 
 
-def _privacy(folder: SweepFolder, space: Space, records: Sequence[TrialRecord]) -> dict[str, Any] | None:
+def _privacy(folder: SweepFolder, space: Space, records: Sequence[TrialRecord]) -> SweepPrivacy | None:
     settings = space.base.privacy
     by_ledgers = _by_ledgers(folder, space.base)
     spent, unstated = (by_ledgers, []) if by_ledgers else _by_summaries(folder, records)
@@ -102,15 +100,15 @@ def _privacy(folder: SweepFolder, space: Space, records: Sequence[TrialRecord]) 
     sentence = _PRIVACY.format(trials=len(records), epsilon=worst[0], delta=worst[1], unit=settings.unit)
     if unstated:
         sentence += _UNSTATED.format(trials=", ".join(map(str, unstated)))
-    return {
-        "unit": settings.unit,
-        "accountant": settings.accountant,
-        "delta": {site: delta for site, (_, delta) in spent.items()},
-        "sites": {site: total for site, (total, _) in spent.items()},
-        "trials": len(records),
-        "unstated": unstated,
-        "sentence": sentence,
-    }
+    return SweepPrivacy(
+        unit=settings.unit,
+        accountant=settings.accountant,
+        delta={site: delta for site, (_, delta) in spent.items()},
+        sites={site: total for site, (total, _) in spent.items()},
+        trials=len(records),
+        unstated=tuple(unstated),
+        sentence=sentence,
+    )
 
 
 def _by_ledgers(folder: SweepFolder, base: Settings) -> dict[str, tuple[float, float]]:

@@ -31,8 +31,8 @@ def trial_name(number: int) -> str:
 class FederatedTrial(Trainable):
     """Drives one federation after the other in the same process; a step is what happens up to the next validation.
 
-    Its configuration holds an :class:`Assignment` as a mapping. The trial's own number is in its name, since population based training
-    gives a trial the whole configuration of another.
+    Its configuration holds an :class:`Assignment` as a mapping. The trial's own number is in its name, and its replica follows from that,
+    since population based training gives a trial the whole configuration of another.
     """
 
     def setup(self, config: Mapping[str, Any], *, plan: SweepPlan) -> None:  # type: ignore[override]  # by tune.with_parameters
@@ -74,8 +74,10 @@ class FederatedTrial(Trainable):
     def _begin(self, config: Mapping[str, Any]) -> None:
         from primia.search.trial_run import TrialRun  # here: the process that runs the search needs no torch
 
-        number = int(self.trial_name.rpartition("-")[2])
-        self._run = TrialRun(self._plan, Assignment(**{**config[ASSIGNMENT], "number": number}))
+        own: dict[str, int] = {"number": int(self.trial_name.rpartition("-")[2])}
+        if self._plan.space.base.search.scheduler == "pbt":
+            own["replica"] = (own["number"] - 1) % self._plan.replicas
+        self._run = TrialRun(self._plan, Assignment(**{**config[ASSIGNMENT], **own}))
         self._told: Iterator[Told] = self._run.told()
 
     def _end(self) -> None:

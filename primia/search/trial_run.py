@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from primia.config.settings import Settings
 from primia.data.federation import FederatedData
-from primia.errors import PrimiaError
+from primia.errors import PrimiaError, RunError
 from primia.federation.checkpoint import Checkpoints
 from primia.federation.driver import run_federation
 from primia.federation.events import Event, RoundFinished, RunFinished
@@ -62,7 +62,9 @@ class TrialRun:
     def told(self) -> Iterator[Told]:
         """How far the trial is, after each validation; the last one ``is_over``. A failure is told as well, never raised."""
         earlier = self._assignment.record
-        if earlier and earlier.state is not State.RUNNING:
+        if earlier and earlier.state is State.PRUNED and not self.folder.summary.exists():
+            self._ending = _PRUNED  # the sweep was killed before the trial's process could end it
+        elif earlier and earlier.state is not State.RUNNING:
             yield from _repeated(earlier, with_curve=self._tells_again)
             return
         try:
@@ -86,9 +88,8 @@ class TrialRun:
     def branch(self, origin: TrialRecord, saved: Path) -> None:
         """Go on from what another trial has saved, with this trial's settings and in a new run folder: population based training."""
         why = f"goes on from trial {origin.number} after round {origin.rounds}"
-        place = f"{self._plan.folder.place(self._record.number)}-from-{origin.rounds:03d}"
+        place = self._plan.folder.new_place(self._record.number, origin.rounds)
         self._record = replace(self._record, folder=place, cause=f"{origin.cause}; {why}" if origin.cause else why)
-        self.folder.remove()
         settings = self._settings()
         made = RunFolder.create(self.folder.path, settings, self._data(settings).fingerprint)
         shutil.copytree(saved / made.checkpoints.name, made.checkpoints)
@@ -115,9 +116,11 @@ class TrialRun:
         data = self._data(settings)
         folder = self._opened(settings, data.fingerprint)
         yield from self._earlier_rounds(folder, settings.federation.rounds)
-        if folder.summary.exists() and (summary := folder.read_summary())["status"] != "pruned":
-            yield self._finished(summary)
-            return
+        if folder.summary.exists():
+            if (summary := folder.read_summary())["status"] != "pruned":
+                yield self._finished(summary)
+                return
+            folder.reopen()
         setup = RunSetup.of(
             settings, data, folder.path,
             started_at=time(), device=plan.device, account=plan.account, identities=plan.space.base.run.output / ".identity",
@@ -142,11 +145,17 @@ class TrialRun:
         return self._plan.data or run_data(settings)
 
     def _opened(self, settings: Settings, fingerprint: str) -> RunFolder:
-        """The run folder: made anew, unless it is there whole."""
+        """The run folder: made anew, unless it is there whole.
+
+        Raises:
+            RunError: it is of other images.
+        """
         folder = self.folder
         if not (folder.config.is_file() and folder.data.is_file()):
             folder.remove()
             return RunFolder.create(folder.path, settings, fingerprint)
+        if folder.fingerprint() != fingerprint:
+            raise RunError(f"cannot go on with {folder.path}: the images have changed since it was started; start a new sweep")
         return folder
 
     def _earlier_rounds(self, folder: RunFolder, rounds: int) -> Iterator[Told]:
@@ -173,7 +182,8 @@ class TrialRun:
     def _count(self, round_: int, rounds: int, seconds: float, mcc: float | None) -> None:
         record = replace(self._record, rounds=round_, planned_rounds=rounds, seconds=self._record.seconds + seconds)
         if mcc is not None:
-            record = replace(record, curve=(*record.curve, (round_, mcc)))
+            before = (point for point in record.curve if point[0] < round_)  # a damaged checkpoint makes a round come again
+            record = replace(record, curve=(*before, (round_, mcc)))
             if record.value is None or mcc > record.value:
                 record = replace(record, value=mcc, best_round=round_)
         self._record = record
@@ -185,7 +195,7 @@ class TrialRun:
         state = State.PRUNED if summary["status"] == "pruned" else State.COMPLETE
         self._record = with_summary(replace(self._record, state=state), summary, self._plan.space.base.search.second_objective)
         write_trial(self.folder.tensorboard, self._record.parameters, self._record.value)
-        return Told(self._record, 100.0, is_over=True)
+        return Told(self._record, _percent(self._record), is_over=True)
 
     def _failed(self, error: Exception) -> Told:
         expected = isinstance(error, PrimiaError)
@@ -210,5 +220,10 @@ def _repeated(record: TrialRecord, *, with_curve: bool) -> Iterator[Told]:
             replace(record, state=State.RUNNING, value=best, best_round=best_round, curve=so_far, rounds=round_),
             100 * round_ / record.planned_rounds,
         )
+    yield Told(record, _percent(record), is_over=True)
+
+
+def _percent(record: TrialRecord) -> float:
+    """How much of a trial that is over was done, as schedulers count it."""
     done = {State.COMPLETE: 100.0, State.PRUNED: 100 * record.rounds / max(1, record.planned_rounds)}
-    yield Told(record, done.get(record.state, 0.0), is_over=True)
+    return done.get(record.state, 0.0)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+from pydantic import FiniteFloat, TypeAdapter, ValidationError
 
 from primia.config.reader import differences, load_config
 from primia.config.settings import SearchSettings, Settings
 from primia.errors import RunError
-from primia.files import atomic_text
+from primia.federation.run_folder import unreadable
 from primia.search.folder import SweepFolder
-from primia.search.records import State, TrialRecord, Value
+from primia.search.records import State, TrialRecord, Value, second_objective
 from primia.search.space import Space
 
 
@@ -21,7 +22,10 @@ class Known:
     """A point of the space, by ``section.key``; ``objectives``: what came of it, empty where it is to be tried first."""
 
     parameters: Mapping[str, Value]
-    objectives: tuple[float, ...] = ()
+    objectives: tuple[FiniteFloat, ...] = ()
+
+
+_KNOWN = TypeAdapter(list[Known])
 
 
 def objectives(record: TrialRecord, space: Space) -> tuple[float, ...]:
@@ -46,9 +50,9 @@ def known_from_start(space: Space) -> tuple[list[Known], list[str]]:
     return known, notices
 
 
-def write_known(known: Iterable[Known], path: Path) -> None:
-    """Keep what was known, so that a resumed sweep goes on as it began, whatever has become of its sources."""
-    atomic_text(path, json.dumps([asdict(each) for each in known], indent=1))
+def dump_known(known: list[Known]) -> str:
+    """As it is kept, so that a resumed sweep goes on as it began, whatever has become of its sources."""
+    return _KNOWN.dump_json(known, indent=1).decode()
 
 
 def read_known(path: Path, space: Space) -> list[Known]:
@@ -58,10 +62,13 @@ def read_known(path: Path, space: Space) -> list[Known]:
         RunError: the file is missing or damaged.
     """
     try:
-        known = [Known(entry["parameters"], tuple(entry["objectives"])) for entry in json.loads(path.read_text())]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RunError(f"{path} cannot be read: {error}; start a new sweep") from None
-    return [each for each in known if space.replay(each.parameters)]
+        known = _KNOWN.validate_json(path.read_bytes())
+    except OSError as error:
+        raise RunError(f"{path} cannot be read ({error.strerror}); was the folder copied whole?") from None
+    except ValidationError as error:
+        raise unreadable(path, error.errors()[0]["msg"]) from None
+    count = 1 if space.base.search.second_objective == "none" else 2
+    return [each for each in known if len(each.objectives) in (0, count) and space.replay(each.parameters)]
 
 
 def _of_file(path: Path, space: Space) -> tuple[list[Known], list[str]]:
@@ -73,7 +80,9 @@ def _of_file(path: Path, space: Space) -> tuple[list[Known], list[str]]:
 
 def _of_sweep(path: Path, space: Space) -> tuple[list[Known], list[str]]:
     sweep = SweepFolder.open(path)
-    complete = [record for record in sweep.records() if record.state is State.COMPLETE and objectives(record, space)]
+    kind = space.base.search.second_objective
+    records = [replace(each, second=second_objective(kind, each.bytes, each.epsilon)) for each in sweep.records()]
+    complete = [record for record in records if record.state is State.COMPLETE and objectives(record, space)]
     fitting = [Known(record.parameters, objectives(record, space)) for record in complete if space.replay(record.parameters)]
     said = f"{len(fitting)} of {len(complete)} finished trials of {path} are known from the start"
     other = _other_conditions(sweep.settings(), space)

@@ -47,7 +47,8 @@ class SweepWatch(Callback):
         self._search = search
         self._on_progress = on_progress
         self._begun = monotonic()
-        self._started: set[int] = set()
+        self._over_before = {number for number, record in records.items() if record.state is not State.RUNNING}
+        self._known_to_begin = set(self._over_before)
         self._reports = ThreadPoolExecutor(1, "reports")
         self._unreported: list[RunFolder] = []
         self._closing = ExitStack()
@@ -60,14 +61,8 @@ class SweepWatch(Callback):
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial begins; one of a population may have been paused, and goes on."""
-        number = _number(trial)
-        if number in self._started:
-            return
-        self._started.add(number)
-        self._log.info("trial %s begins: %s", number, trial.config[ASSIGNMENT]["parameters"])
-        if number not in self.records:
-            self._put(TrialRecord(number, State.RUNNING, dict(trial.config[ASSIGNMENT]["parameters"]), self._folder.place(number)))
-            self._folder.write_records(self.records.values())
+        if _number(trial) not in self._known_to_begin:
+            self._begin(trial)
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
         """A trial has validated, or is over."""
@@ -82,22 +77,36 @@ class SweepWatch(Callback):
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial is over, or the scheduler has ended it."""
-        record = self.records[_number(trial)]
+        number = _number(trial)
+        if number in self._over_before:
+            return
+        record = self.records.get(number) or self._begin(trial)
         if record.state is State.RUNNING:
             self._put(replace(record, state=State.PRUNED))
-        self._tell(self.records[record.number])
-        self._unreported.append(RunFolder(self._folder.path / self.records[record.number].folder))
+            self.enough.hear_end()
+        self._tell(self.records[number])
+        self._unreported.append(RunFolder(self._folder.path / self.records[number].folder))
         self._report_ended()
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial's process died, and again when it was started anew."""
-        record = self.records[_number(trial)]
+        record = self.records.get(_number(trial)) or self._begin(trial)
         self._put(replace(record, state=State.FAILED, cause="its process died; see memory, and the log of its run"))
         self._tell(self.records[record.number])
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """Ray has looked around."""
         self._on_progress(SweepProgress(self.records, self._search.trials, monotonic() - self._begun, self._search.time_limit))
+
+    def _begin(self, trial: Any) -> TrialRecord:
+        """Write down that a trial begins; one whose process dies at once never began for Ray."""
+        number, parameters = _number(trial), dict(trial.config[ASSIGNMENT]["parameters"])
+        self._known_to_begin.add(number)
+        self._log.info("trial %s begins: %s", number, parameters)
+        if number not in self.records:
+            self._put(TrialRecord(number, State.RUNNING, parameters, self._folder.place(number)))
+            self._folder.write_records(self.records.values())
+        return self.records[number]
 
     def _tell(self, record: TrialRecord) -> None:
         """Write down that a trial is over."""
@@ -151,9 +160,13 @@ class Enough(Stopper):
         if target is not None and value is not None and value >= target:
             self.reason = f"trial {told.record.number} has reached search.target = {target:g}"
         if told.is_over:
-            self._spent = self._spent + 1 if told.is_spent else 0
+            self.hear_end(told.record.cause if told.is_spent else "")
+
+    def hear_end(self, spent: str = "") -> None:
+        """A trial has ended; ``spent``: why it could not begin, where it lacked privacy."""
+        self._spent = self._spent + 1 if spent else 0
         if self._spent == _SPENT:
-            self.reason = f"privacy is spent: the last {_SPENT} trials could not begin: {told.record.cause}"
+            self.reason = f"privacy is spent: the last {_SPENT} trials could not begin: {spent}"
 
     def __call__(self, trial_id: str, result: Mapping[str, Any]) -> bool:
         """Never one trial alone."""

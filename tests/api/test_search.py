@@ -284,6 +284,27 @@ def test_a_sweep_that_fails_before_its_first_trial_leaves_nothing(configured: Co
     assert (summary["status"], summary["reason"]) == ("interrupted", "the actors do not start")
 
 
+@pytest.mark.parametrize("error", [ClusterError("there is no cluster"), KeyboardInterrupt()])
+def test_a_resume_that_does_not_begin_changes_nothing(
+    begun: Path, configured: Configured, ray: SimpleNamespace, error: BaseException
+) -> None:
+    def contents() -> dict[str, bytes]:
+        return {str(path): path.read_bytes() for path in begun.rglob("*") if path.is_file()}
+
+    before, ray.start_error = contents(), error
+    with pytest.raises(type(error)):
+        tune(configured(run={"name": "", "output": "."}, search={"trials": 9}), resume=begun)
+    ray.start_error = None
+    with pytest.raises(ConfigError, match="actors need"):
+        tune(configured(run={"name": "", "output": "."}, search={"max_concurrent": 2000}), resume=begun)
+    assert contents() == before
+    SweepFolder(begun).write_records([])
+    ray.start_error = error
+    with pytest.raises(type(error)):
+        tune(resume=begun)
+    assert SweepFolder(begun).table.exists(), "also where no trial has begun yet"
+
+
 def test_settings_may_come_from_a_file_as_they_were_stored(begun: Path, ray: SimpleNamespace) -> None:
     tune(load_config(begun / "config.ini", ["search.trials=4"]), resume=begun)
     assert ray.given.space.base.search.trials == 4

@@ -19,6 +19,17 @@ def made(tmp_path: Path) -> SweepFolder:
     return SweepFolder.create(tmp_path / "runs" / "sweep", SETTINGS, "f1")
 
 
+def test_a_place_to_go_on_in_is_new_each_time(tmp_path: Path) -> None:
+    folder = SweepFolder(tmp_path)
+    places = []
+    for _ in range(3):
+        places.append(folder.new_place(3, 12))
+        (tmp_path / places[-1]).mkdir(parents=True)
+    assert places == ["trials/0003-from-012", "trials/0003-from-012-2", "trials/0003-from-012-3"]
+    folder.write_records([TrialRecord(3, State.RUNNING, {}, place) for place in places])
+    assert [record.folder for record in folder.records()] == places, "such folders can be read back"
+
+
 def test_a_new_folder_holds_the_settings_with_the_space_and_no_trial(tmp_path: Path) -> None:
     folder = SweepFolder.open(made(tmp_path).path)
     assert folder.settings() == SETTINGS

@@ -104,7 +104,7 @@ def explored(times: int, *overrides: str) -> list[dict[str, Any]]:
 def test_what_is_taken_over_is_changed_within_the_space() -> None:
     space = Space.of(load_config(None, TEXTS))
     changed = [each[ASSIGNMENT] for each in explored(20)]
-    assert {(each["number"], each["replica"], each["record"]) for each in changed} == {(3, 1, None)}, "its record was of other settings"
+    assert {each["record"] for each in changed} == {None}, "its record was of other settings"
     parameters = [each["parameters"] for each in changed]
     assert all(space.point(space.settings(values)) == values for values in parameters)
     assert all(values != BASE for values in parameters) and len({str(values) for values in parameters}) > 5

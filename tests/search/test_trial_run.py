@@ -40,6 +40,11 @@ def trial(
     return TrialRun(plan, Assignment(number, 0, parameters, record), hosts)
 
 
+def a_summary(plan: SweepPlan, record: TrialRecord) -> None:
+    """A run folder with results, of which only that they are there is looked at."""
+    RunFolder.create(plan.path / record.folder, plan.settings("x", VALUES), "f").summary.touch()
+
+
 def rounds_of(plan: SweepPlan, record: TrialRecord) -> list[int]:
     """Rounds in a trial's history, which lists none twice."""
     rows = pq.read_table(RunFolder(plan.path / record.folder).history, filters=[("site", "=", "all")])
@@ -251,13 +256,65 @@ def test_a_record_that_is_over_is_repeated_without_training(make_plan: MakePlan,
     curve = ((1, 0.1), (2, 0.4), (3, 0.2), (4, 0.5), (5, 0.3))[:rounds]
     value, best = max((mcc, round_) for round_, mcc in curve)
     record = TrialRecord(4, state, VALUES, "trials/0004", value, None, rounds, 5, best, 12.0, 99, curve, {"site-1": 0.5}, "why")
-    told = list(trial(make_plan(), local_hosts, 4, record=record).told())
+    plan = make_plan()
+    a_summary(plan, record)
+    told = list(trial(plan, local_hosts, 4, record=record).told())
     assert [(each.record.rounds, each.percent, each.record.value) for each in told] == [
         (1, 20, 0.1), (2, 40, 0.4), (3, 60, 0.4), (4, 80, 0.5), (5, 100, 0.5)
     ][:rounds]  # fmt: skip
     assert told[-1].record == record and [each.is_over for each in told] == [False] * (rounds - 1) + [True]
     assert {each.record.state for each in told[:-1]} == {State.RUNNING}
     assert not local_hosts.made
+
+
+@pytest.mark.parametrize("rounds", [3, 5])
+def test_one_that_ended_before_its_last_round_was_told_as_whole(make_plan: MakePlan, local_hosts: Hosts, rounds: int) -> None:
+    """By federation.patience, or since privacy was spent."""
+    curve = ((1, 0.1), (2, 0.4), (3, 0.2))
+    record = TrialRecord(1, State.COMPLETE, VALUES, "trials/0001", 0.4, rounds=3, planned_rounds=rounds, best_round=2, curve=curve)
+    *before, last = trial(make_plan(), local_hosts, record=record).told()
+    assert [each.record.rounds for each in before] == [1, 2, 3][: 3 if rounds > 3 else 2]
+    assert (last.record, last.percent, last.is_over) == (record, 100, True)
+
+
+def test_a_sweep_that_was_killed_before_a_pruned_trial_had_results_ends_it(make_plan: MakePlan, local_hosts: Hosts) -> None:
+    plan = make_plan()
+    run = trial(plan, local_hosts)
+    told = run.told()
+    next(told)
+    pruned = replace(next(told).record, state=State.PRUNED)
+    run.end(prune=False)
+    assert not RunFolder(plan.path / pruned.folder).summary.exists()
+    again = list(trial(plan, local_hosts, record=pruned).told())
+    assert [(each.record.rounds, each.percent, each.is_over) for each in again] == [(1, 20, False), (2, 40, False), (2, 40, True)]
+    assert again[-1].record.state is State.PRUNED and summary(plan, pruned)["status"] == "pruned" and local_hosts.made[-1].rounds == 0
+
+
+def test_a_trial_that_was_put_away_and_goes_on_has_no_results_until_its_end(make_plan: MakePlan, local_hosts: Hosts) -> None:
+    """What they say of privacy is not all any more, should it fail."""
+    plan = make_plan()
+    run = trial(plan, local_hosts)
+    first = run.told()
+    so_far = next(first).record
+    run.end(prune=True)
+    folder = RunFolder(plan.path / so_far.folder)
+    assert folder.read_summary()["status"] == "pruned"
+    again = trial(plan, local_hosts, record=so_far)
+    told = again.told()
+    next(told)
+    next(told)
+    assert not folder.summary.exists()
+    again.end(prune=False)
+
+
+def test_a_trial_of_other_images_is_not_gone_on_with(make_plan: MakePlan, local_hosts: Hosts) -> None:
+    plan = make_plan()
+    run = trial(plan, local_hosts)
+    so_far = next(run.told()).record
+    run.end(prune=False)
+    RunFolder(plan.path / so_far.folder).data.write_text('{"fingerprint": "other", "id": "x"}')
+    (failed,) = trial(plan, local_hosts, record=so_far).told()
+    assert failed.record.state is State.FAILED and "the images have changed since it was started" in failed.record.cause
 
 
 def test_a_record_that_failed_is_repeated_as_it_was_told(make_plan: MakePlan, local_hosts: Hosts) -> None:
@@ -418,6 +475,7 @@ def test_a_member_goes_on_from_its_own_checkpoint_or_anothers(
     two.save_checkpoint(str(tmp_path / "paused"))
     two.reset_config(config(2, SLOW))
     two.load_checkpoint(str(tmp_path / "paused"))
+    assert two._run._assignment.replica == 1 % plan.replicas, "its own, not the other's"
     again = two.step()[TOLD].record
     assert (again.folder, again.cause, again.rounds) == (told.folder, told.cause, 3), "it goes on where it was paused"
     for each in (one, two):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +13,7 @@ from primia.errors import RunError
 from primia.search.folder import SweepFolder
 from primia.search.records import State, TrialRecord
 from primia.search.space import Space
-from primia.search.warm_start import Known, known_from_start, read_known, write_known
+from primia.search.warm_start import Known, dump_known, known_from_start, read_known
 
 MOMENTUM, DECAY = "training.momentum", "training.weight_decay"
 LINE = {DECAY: "uniform(0, 1)"}
@@ -42,10 +41,16 @@ def test_of_an_earlier_sweep_only_finished_points_of_this_space_count(tmp_path: 
 
 
 def test_two_objectives_need_both_of_an_earlier_sweep(tmp_path: Path) -> None:
-    made = [line_of(1, 0.1), replace(line_of(2, 0.2), second=5.0)]
+    """Whatever the earlier one had for a second objective, what counts is that of this search."""
+    private = ("privacy.unit=image", "privacy.noise_multiplier=1", "privacy.validation=public")
+    made = [replace(line_of(1, 0.1), bytes=7), replace(line_of(2, 0.2), second=7.0, bytes=70, epsilon={"a": 3.5, "b": 2.0})]
     before = sweep(tmp_path / "before", space(LINE), made)
-    both = ("search.second_objective=bytes", "search.scheduler=none")
-    assert known_from_start(space(LINE, f"search.warm_start={before}", *both))[0] == [Known({DECAY: 0.2}, (0.2, 5.0))]
+    for objective, options, expected in (
+        ("bytes", (), [Known({DECAY: 0.1}, (0.1, 7.0)), Known({DECAY: 0.2}, (0.2, 70.0))]),
+        ("epsilon", private, [Known({DECAY: 0.2}, (0.2, 3.5))]),
+    ):
+        both = (f"search.second_objective={objective}", "search.scheduler=none", f"search.warm_start={before}")
+        assert known_from_start(space(LINE, *both, *options))[0] == expected
 
 
 def test_an_earlier_sweep_under_other_conditions_is_said(tmp_path: Path) -> None:
@@ -77,15 +82,26 @@ def test_known_good_settings_are_points_to_try_and_others_are_named(tmp_path: Pa
 
 
 def test_what_was_known_is_kept_as_far_as_it_is_of_this_space(tmp_path: Path) -> None:
-    known = [Known({DECAY: 0.25}, (0.5, 3.0)), Known({DECAY: 0.5})]
-    write_known([*known, Known({DECAY: 2.0}), Known({"run.output": "elsewhere"})], tmp_path / "known.json")
+    known = [Known({DECAY: 0.25}, (0.5,)), Known({DECAY: 0.5})]
+    others = [Known({DECAY: 2.0}), Known({"run.output": "elsewhere"}), Known({DECAY: 0.25}, (0.5, 3.0))]
+    (tmp_path / "known.json").write_text(dump_known([*known, *others]))
     assert read_known(tmp_path / "known.json", space(LINE)) == known
 
 
-@pytest.mark.parametrize("content", [None, "{", "[3]", json.dumps([{"parameters": {}}])])
+@pytest.mark.parametrize(
+    "content",
+    [
+        None,
+        "{",
+        "[3]",
+        '[{"objectives": []}]',
+        '[{"parameters": [1], "objectives": []}]',
+        '[{"parameters": {}, "objectives": ["x", null]}]',
+    ],
+)
 def test_what_was_known_and_cannot_be_read_is_one_clear_error(tmp_path: Path, content: str | None) -> None:
     if content is not None:
         (tmp_path / "known.json").write_text(content)
-    with pytest.raises(RunError, match=r"known\.json cannot be read: ") as caught:
+    with pytest.raises(RunError, match=r"known\.json cannot be read \(") as caught:
         read_known(tmp_path / "known.json", space(LINE))
     assert "\n" not in str(caught.value)

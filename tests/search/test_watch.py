@@ -252,15 +252,35 @@ def test_it_ends_when_its_time_is_over(clock: list[float]) -> None:
 
 
 def test_it_ends_when_privacy_is_spent(make_watch: MakeWatch) -> None:
-    """One trial may have been too dear, and another one fits; three in a row are the end."""
-    enough = make_watch().enough
+    """One trial may have been too dear, and another one fits, whether or not it is pruned; three in a row are the end."""
+    watch = make_watch()
+    enough = watch.enough
     spent, fits = (replace(RECORD, state=state, cause="all of it") for state in (State.FAILED, State.COMPLETE))
     for is_spent in (True, True, False, True, True):
         enough.hear(Told(replace(RECORD), 20))
         enough.hear(Told(spent if is_spent else fits, 0, is_over=True, is_spent=is_spent))
         assert not enough.stop_all()
-    enough.hear(Told(spent, 0, is_over=True, is_spent=True))
+    watch.on_trial_start(0, [], ONE)
+    watch.on_trial_complete(0, [], ONE)
+    for _ in range(3):
+        assert not enough.stop_all()
+        enough.hear(Told(spent, 0, is_over=True, is_spent=True))
     assert enough.stop_all() and enough.reason == "privacy is spent: the last 3 trials could not begin: all of it"
+
+
+def test_a_process_that_dies_before_its_trial_begins_fails_that_trial_alone(make_watch: MakeWatch, folder: SweepFolder) -> None:
+    make_watch().on_trial_error(0, [], ONE)
+    (record,) = folder.records()
+    assert (record.number, record.state, record.parameters) == (1, State.FAILED, VALUES) and "process died" in record.cause
+
+
+def test_a_resumed_sweep_says_nothing_again_of_what_is_over(make_watch: MakeWatch, folder: SweepFolder) -> None:
+    over = replace(RECORD, state=State.COMPLETE)
+    watch = make_watch({1: over})
+    watch.on_trial_start(0, [], ONE)
+    watch.on_trial_result(0, [], ONE, told())
+    watch.on_trial_complete(0, [], ONE)
+    assert watch.records == {1: over} and folder.log.read_text() == "" and folder.records() == []
 
 
 def test_where_a_trial_goes_on_from_another_is_on_record_at_once(make_watch: MakeWatch, folder: SweepFolder) -> None:
