@@ -41,6 +41,8 @@ def sweep(scheduler: str, seed: int, options: argparse.Namespace, folder: Path) 
     done = Sweep(folder / str(seed) / name)
     if not done.path.exists():
         done = api.tune(settings)
+    if done.summary["status"] != "complete":
+        raise SystemExit(f"{done.path} is not complete: go on with it, or remove it")
     records, summary = done.records, done.summary
     return {
         "mcc": round(float(summary["value"]), 4),
@@ -67,7 +69,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="search.seed")
     parser.add_argument("--grace", type=float, default=0.1, help="search.grace")
     parser.add_argument("--reduction", type=float, default=3.0, help="search.reduction")
-    parser.add_argument("--output", type=Path, help="where to keep the sweeps; they are removed where it is not given")
+    parser.add_argument("--output", type=Path, help="where to keep sweeps of these --trials and --batches")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         ratios = []
