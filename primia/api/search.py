@@ -18,7 +18,7 @@ from primia.federation.run_data import PackProgress, run_data
 from primia.files import atomic_text
 from primia.search.demo import with_demo_space
 from primia.search.folder import SweepFolder
-from primia.search.records import TrialRecord
+from primia.search.records import State, TrialRecord
 from primia.search.space import Space
 from primia.search.warm_start import dump_known, known_from_start, read_known
 
@@ -94,6 +94,8 @@ def tune(
     else:
         folder = _created(settings, data, dump_known(known))
     records = folder.records()
+    if len(over := [record for record in records if record.state is not State.RUNNING]) >= settings.search.trials and resume:
+        _check_unfinished(folder, len(over))
     earlier_s: float | None = None  # until the sweep begins, an earlier part's results stay as they are
 
     def finish(status: str, rows: Iterable[TrialRecord], reason: str = "") -> None:
@@ -136,6 +138,12 @@ def _resumed_settings(given: Settings | None, path: Path) -> Settings:
     if changed := differences(wanted, given):
         raise RunError(f"cannot resume {path} with other settings: {'; '.join(changed)}; leave them out, or start a new sweep")
     return wanted
+
+
+def _check_unfinished(folder: SweepFolder, over: int) -> None:
+    if folder.result().status == "complete":
+        more = f"{folder.resume_command} --trials {over + 10}"
+        raise RunError(f"{folder.path} is complete: all {over} trials are over; go on with more: {more}")
 
 
 def _created(settings: Settings, data: FederatedData | None, known: str) -> SweepFolder:

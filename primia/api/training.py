@@ -142,6 +142,8 @@ def _event(reference: Any) -> Event:
 
 
 def _resumed_settings(given: Settings | None, path: Path) -> Settings:
+    if SweepFolder.is_sweep(path):
+        raise RunError(f"{path} is a sweep, not a run; go on with: {SweepFolder(path).resume_command}")
     stored = RunFolder.open(path).settings()
     if given is not None:
         place = {"name": stored.run.name, "output": stored.run.output}

@@ -73,12 +73,15 @@ def _report_sweep(path: Path) -> None:
     for file, what in files.items():
         if file.is_file():
             console.print(f"       {file.name:<14} {what}", markup=False, highlight=False, soft_wrap=True)
-    if sweep.command:
-        console.print(f"next   {sweep.command}", markup=False, highlight=False, soft_wrap=True)
+    if command := sweep.command or sweep.evaluate_command:
+        console.print(f"next   {command}", markup=False, highlight=False, soft_wrap=True)
 
 
 def trial_table(sweep: SweepResults, limit: int = TRIAL_LIMIT) -> Table:
-    """The best trials of a sweep, with the parameters that have taken several values; causes of failures below their trials."""
+    """The best trials of a sweep, with the parameters that have taken several values; causes of failures below their trials.
+
+    Where no trial has a value, all parameters are shown.
+    """
     from rich import box
     from rich.console import Group
     from rich.table import Table
@@ -86,8 +89,10 @@ def trial_table(sweep: SweepResults, limit: int = TRIAL_LIMIT) -> Table:
 
     from primia.report import format as fmt
     from primia.search.importance import text_of, varied_parameters
+    from primia.search.page import state_text
 
     varied = [parameter.name for parameter in varied_parameters(sweep.records, sweep.settings.search.space)]
+    varied = varied or list(dict.fromkeys(name for record in sweep.records for name in record.parameters))
     second = sweep.settings.search.second_objective
     table = Table(box=box.SIMPLE_HEAD, title="trials, best first", title_justify="left", title_style="bold", pad_edge=False)
     for heading in ("trial", "state", "MCC", *([second] if second != "none" else []), "rounds", "time"):
@@ -95,10 +100,10 @@ def trial_table(sweep: SweepResults, limit: int = TRIAL_LIMIT) -> Table:
     table.add_column("settings")
     for record in sweep.ranked[:limit]:
         settings = ", ".join(f"{name.split('.')[1]} {text_of(record.parameters[name])}" for name in varied if name in record.parameters)
-        cells = [str(record.number), str(record.state), fmt.score(record.value)]
+        cells = [str(record.number), state_text(record, sweep.summary), fmt.score(record.value)]
         cells += [sweep.second_text(record.second)] if second != "none" else []
         cells += [str(record.rounds), fmt.duration(record.seconds)]
-        lines = [Text(settings, no_wrap=True, overflow="ellipsis"), *([Text(record.cause, style="dim")] if record.cause else [])]
+        lines = [Text(settings), *([Text(record.cause, style="dim")] if record.cause else [])]
         table.add_row(*cells, Group(*lines), style="bold" if record is sweep.best else "")
     if len(sweep.records) > limit:
         table.caption, table.caption_justify = f"and {fmt.plural(len(sweep.records) - limit, 'more trial')} on the page", "left"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+import signal
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -28,7 +30,7 @@ def tune(
     name: Annotated[str | None, typer.Option(help="Name of the sweep's folder.")] = None,
     sets: SetOption = None,
     max_concurrent: Annotated[int | None, typer.Option(help="Trials at the same time.")] = None,
-    time_limit: Annotated[float | None, typer.Option(help="Seconds after which the sweep ends.")] = None,
+    time_limit: Annotated[float | None, typer.Option(help="Seconds after which no trial goes on; starting and ending come on top.")] = None,
     target: Annotated[float | None, typer.Option(help="Validation MCC at which the sweep ends.")] = None,
     warm_start: Annotated[
         list[Path] | None, typer.Option(help="An earlier sweep, whose results are used, or an .ini to try first; repeatable.")
@@ -58,13 +60,12 @@ def tune(
     console = Console()
     settings = read_settings(console, config, data, overrides, resume)
     started_in: list[Path] = []
-    with ExitStack() as stack, SweepDisplay(console) as display:
+    with ExitStack() as stack, SweepDisplay(console) as display, _answered_interrupt(console):
 
         def start(started: SweepStart) -> None:
             started_in.append(started.folder)
-            _show_places(console, started)
-            if tensorboard:
-                console.print(f"tensorboard {stack.enter_context(TensorBoard(started.folder)).url}", soft_wrap=True, highlight=False)
+            url = stack.enter_context(TensorBoard(started.folder)).url if tensorboard else ""
+            _show_places(console, started, url)
 
         try:
             sweep = api.tune(
@@ -78,8 +79,24 @@ def tune(
     _show_result(console, sweep.path)
 
 
-def _show_places(console: Console, started: SweepStart) -> None:
-    """Where to look while the sweep runs."""
+@contextmanager
+def _answered_interrupt(console: Console) -> Iterator[None]:
+    """Ctrl-C is answered at once, since what it stops takes a while to write; a second one ends that, too."""
+
+    def stop(number: int, frame: object) -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        console.print("[yellow]stopping[/]: results so far are written, what is under way can be gone on with ...")
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _show_places(console: Console, started: SweepStart, tensorboard: str) -> None:
+    """Where to look while the sweep runs; ``tensorboard``: its address, where it was started."""
     from primia.report import format as fmt
     from primia.search.tensorboard import view_command
 
@@ -89,7 +106,8 @@ def _show_places(console: Console, started: SweepStart) -> None:
     )
     lines = [f"[bold]{search.trials} trials[/] by {search.algorithm} over {fmt.plural(len(started.space.names), 'setting')}{how}"]
     lines += [f"[cyan]{escape(notice)}[/]" for notice in started.notices]
-    lines += [f"sweep       {escape(path)}", f"watch       {escape(view_command(started.folder))}     or start with --tensorboard"]
+    how_to_look = f"watch       {escape(view_command(started.folder))}     or start with --tensorboard"
+    lines += [f"sweep       {escape(path)}", f"tensorboard {tensorboard}" if tensorboard else how_to_look]
     if url := started.cluster.dashboard_url:
         lines.append(f"dashboard   {url}" + (f"     it asks for the token in {started.cluster.token}" if started.cluster.token else ""))
     for line in lines:
@@ -103,12 +121,11 @@ def _show_result(console: Console, path: Path) -> None:
         RunError: no trial came to a result.
     """
     from primia.cli.report import trial_table
+    from primia.report import format as fmt
     from primia.search.page import SweepResults
 
     folder = _here(path)
     sweep = SweepResults.read(folder)
-    # What is drawn, and the noise, are secret under differential privacy.
-    again = "train it again, which spends privacy again" if sweep.settings.privacy.is_on else "train it again, to the same value"
 
     def say(*lines: str) -> None:
         for line in lines:
@@ -124,11 +141,14 @@ def _show_result(console: Console, path: Path) -> None:
         f"sweep       {escape(str(folder.path))}",
         f"report      {escape(str(folder.report))}     all trials in {escape(str(folder.table))}",
     )
-    if sweep.command is None:
+    best, command = sweep.best, sweep.command or sweep.evaluate_command
+    if command is None or best is None:
         raise RunError(f"no trial came to a result, so there is no {folder.best.name}; see {folder.log}")
+    what = "the model to publish: training again spends again" if sweep.is_private else "train it again, to the same value"
+    scores = f"validation MCC {fmt.score(best.value)}, which is optimistic, test MCC {fmt.score(sweep.test_mcc)}"
     say(
-        f"best        {escape(str(folder.best))}",
-        f"next        {escape(sweep.command)}     {again}",
+        f"best        {escape(str(folder.best))}     trial {best.number}: {scores}",
+        f"next        {escape(command)}     {what}",
         f"            {escape(folder.resume_command)} --trials N     go on with more trials",
     )
 

@@ -74,6 +74,8 @@ def _check_reachable(address: str) -> None:
     host, _, port = address.rpartition(":")
     if address == "auto":
         return
+    if "://" in address:
+        raise ClusterError(f"{address!r} is an address for Ray's clients; give HOST:PORT of the cluster's head, such as 10.0.0.1:6379")
     if not host or not port.isdigit():
         raise ClusterError(f"{address!r} is not the address of a Ray cluster; give HOST:PORT of its head, such as 10.0.0.1:6379, or auto")
     try:

@@ -23,6 +23,7 @@ _MODES = {"federated": "federated (sites train together)", "pooled": "pooled (al
 _STATUS = {
     "stopped": "Stopped early: validation did not get better any more, see federation.patience.",
     "interrupted": "Interrupted: this run did not reach its last round.",
+    "pruned": "Ended early by the search that it is a trial of, so it has not seen its last round.",
 }
 _PHASES = {"data": "preparing images", "start": "starting"}
 _COUNTED = ("train", "validation", "test")
@@ -109,11 +110,19 @@ def _manner(run: RunSummary) -> str:
 def _outcome(run: RunSummary) -> str:
     if run.judged is None:
         return "It was not evaluated."
-    which = "test images that it had not seen" if run.test else "validation images, by which it was also chosen (there are no test images)"
-    result = f"On {run.judged.images:,} {which}, it reaches an MCC of {fmt.score(run.judged.mcc)}"
+    result = f"On {run.judged.images:,} {_judged_by(run)}, it reaches an MCC of {fmt.score(run.judged.mcc)}"
     result += f" and a balanced accuracy of {fmt.percent(run.judged.balanced_accuracy)}"
     worst = _worst(run)
     return f"{result}; it does worst at {worst.name}, with an MCC of {fmt.score(worst.mcc)}." if worst else f"{result}."
+
+
+def _judged_by(run: RunSummary) -> str:
+    """The images that the result is from, and what a reader must know of them."""
+    if run.test:
+        return "test images that it had not seen"
+    if run.status == "pruned" and any(sum(site.values()) for site in run.data.counts.get("test", {}).values()):
+        return "validation images (it was ended early, so the test images were not touched)"
+    return "validation images, by which it was also chosen (there are no test images)"
 
 
 def _worst(run: RunSummary) -> WorstSite | None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -11,10 +13,10 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.colors import Colormap, LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
 from primia.report import format as fmt
-from primia.report.figures import COLOURS, INK, plain_numbers, shorten, svg_figure
+from primia.report.figures import COLOURS, INK, shorten, svg_figure
 from primia.search.importance import Parameter, text_of
 from primia.search.records import State, TrialRecord
 
@@ -32,6 +34,9 @@ _MARKS: dict[State, tuple[str, str, bool]] = {
 """Shape, colour and whether it is filled: told apart in grey too."""
 _SHADES: Colormap = LinearSegmentedColormap.from_list("shades", colormaps["Blues"](np.linspace(0.25, 1.0, 64)))
 _ROW_CHARACTERS = 56
+_CHARACTER, _LABEL_GAP = 0.042, 0.26
+"""Of a slice's tick labels, as shares of its axis: the width of a character, and how far at least two of them are apart."""
+_CATEGORY_CHARACTERS = 28
 _MANY = 40
 """More lines than that are drawn fainter."""
 _BACKDROP: dict[str, Any] = {"bbox": {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 0.6}}
@@ -184,7 +189,12 @@ def _scatter(axes: Axes, records: Sequence[TrialRecord], places: Mapping[int, fl
         if group:
             xs, ys = [places[record.number] for record in group], [_value(record) for record in group]
             face = colour if filled else "white"
-            axes.plot(xs, ys, marker, color=colour, markerfacecolor=face, markersize=size, alpha=0.85, label=str(state), zorder=3)
+            axes.plot(xs, ys, marker, color=colour, markerfacecolor=face, markersize=size, alpha=0.85, label=_label(state), zorder=3)
+
+
+def _label(state: State) -> str:
+    """In the legend: whether what is not over still runs cannot be told by the trial alone."""
+    return "unfinished" if state is State.RUNNING else str(state)
 
 
 def _ring(axes: Axes, x: float, y: float, size: float = 10.0) -> None:
@@ -216,7 +226,7 @@ def _lines(axes: Axes, records: Sequence[TrialRecord], state: State, alpha: floa
     axes.add_collection(
         LineCollection([list(record.curve) for record in records], colors=colour, linewidths=1.0, linestyles=dash, alpha=alpha)
     )
-    axes.plot(*zip(*ends, strict=True), marker, color=colour, markersize=3.5, alpha=alpha, label=str(state))
+    axes.plot(*zip(*ends, strict=True), marker, color=colour, markersize=3.5, alpha=alpha, label=_label(state))
 
 
 def _along(parameter: Parameter, value: object) -> float:
@@ -242,17 +252,53 @@ def _row_axis(axes: Axes, y: int, parameter: Parameter) -> None:
 def _slice_axis(axes: Axes, parameter: Parameter) -> None:
     if parameter.scale == "category":
         short = [shorten(text, 12) for text in parameter.labels]
-        turned = sum(map(len, short)) > 34
+        turned = any(len(short) * ((len(left) + len(right)) / 2 + 1) > _CATEGORY_CHARACTERS for left, right in pairwise(short))
         axes.set_xticks(range(len(short)), short, rotation=35 if turned else 0, ha="right" if turned else "center")
         axes.set_xlim(-0.6, len(short) - 0.4)
-    elif parameter.scale == "log":
+        return
+    low, high = float(parameter.values[0]), float(parameter.values[-1])
+    if parameter.scale == "log":
         axes.set_xscale("log")
-        low, high = (float(value) for value in (parameter.values[0], parameter.values[-1]))
-        axes.xaxis.set_major_locator(LogLocator(subs=(1.0,) if high > 100 * low else (1.0, 2.0, 5.0), numticks=5))
-        plain_numbers(axes.xaxis)
-    elif len(parameter.values) <= 6:
-        axes.xaxis.set_major_locator(FixedLocator([float(value) for value in parameter.values]))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: text_of(value)))
-        axes.xaxis.set_minor_locator(NullLocator())
+        pad = (high / low) ** 0.05
+        axes.set_xlim(low / pad, high * pad)  # its own choice would be a whole decade
     else:
-        axes.xaxis.set_major_locator(MaxNLocator(4, integer=all(isinstance(value, int) for value in parameter.values)))
+        pad = 0.05 * (high - low)
+        axes.set_xlim(low - pad, high + pad)
+    ticks = _apart([(_along(parameter, tick), tick, f"{tick:g}") for tick in _ticks(parameter)])
+    axes.set_xticks([tick for _, tick, _ in ticks], [text for _, _, text in ticks])
+    axes.xaxis.set_minor_locator(NullLocator())
+
+
+def _ticks(parameter: Parameter) -> list[float]:
+    """Round numbers within the parameter's range, or its values where they are few and round themselves."""
+    values = [float(value) for value in parameter.values]
+    low, high = values[0], values[-1]
+    if parameter.scale == "linear" and len(values) <= 6 and all(value == float(f"{value:.3g}") for value in values):
+        return values
+    if parameter.scale == "log" and len(powers := _round_numbers(low, high)) > 1:
+        return powers
+    whole = all(isinstance(value, int) for value in parameter.values)
+    locator = MaxNLocator(3, integer=whole, steps=[1, 2, 2.5, 5, 10])
+    return [float(tick) for tick in locator.tick_values(low, high) if low <= tick <= high] or [low, high]
+
+
+def _round_numbers(low: float, high: float) -> list[float]:
+    """Powers of ten between two numbers; with their double and their fivefold where these are less than two decades apart."""
+    firsts = (1, 2, 5) if high < 100 * low else (1,)
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    numbers = [float(f"{first}e{power}") for power in powers for first in firsts]
+    return [number for number in numbers if low <= number <= high]
+
+
+def _apart(ticks: Sequence[tuple[float, float, str]]) -> list[tuple[float, float, str]]:
+    """The first, the last and as many between them as leave room for each other's labels; each is its place (0 to 1), number and text."""
+
+    def has_room(left: tuple[float, float, str], right: tuple[float, float, str]) -> bool:
+        return right[0] - left[0] >= max(_LABEL_GAP, _CHARACTER * ((len(left[2]) + len(right[2])) / 2 + 1))
+
+    *others, last = ticks
+    kept: list[tuple[float, float, str]] = []
+    for tick in others:
+        if has_room(tick, last) and (not kept or has_room(kept[-1], tick)):
+            kept.append(tick)
+    return [*kept, last]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -39,6 +40,7 @@ _STATES = {
     State.FAILED: "failed",
     State.RUNNING: "under way or cut off",
 }
+_UNFINISHED = "unfinished"
 _SECOND = {"epsilon": "epsilon", "bytes": "bytes moved"}
 _ORDER = (State.COMPLETE, State.RUNNING, State.PRUNED, State.FAILED)
 
@@ -89,9 +91,29 @@ class SweepResults:
 
     @property
     def command(self) -> str | None:
-        """The command line that trains the best trial again; None where ``best.ini`` is missing, or may be that of an earlier part."""
+        """The command line that trains the best trial again; None in a private sweep, where that would spend privacy again.
+
+        None too where ``best.ini`` is missing, or may be that of an earlier part.
+        """
         folder = SweepFolder(self.path)
-        return folder.train_command if self.best and self.best.number == self.summary.best and folder.best.is_file() else None
+        return folder.train_command if self._is_best_known and not self.is_private and folder.best.is_file() else None
+
+    @property
+    def evaluate_command(self) -> str | None:
+        """In a private sweep, the command line that tests the best trial's own model, the one to publish; else None."""
+        if self.best is None or not self._is_best_known or not self.is_private:
+            return None
+        return f"primia-ray evaluate {shlex.quote(str(self.path / self.best.folder))} --data DIR"
+
+    @property
+    def is_private(self) -> bool:
+        """Whether its trials spend privacy."""
+        return self.settings.privacy.is_on
+
+    @property
+    def _is_best_known(self) -> bool:
+        """Whether the best so far is what the sweep came to at its end."""
+        return self.best is not None and self.best.number == self.summary.best
 
     @property
     def given(self) -> TrialRecord | None:
@@ -135,9 +157,11 @@ class SweepResults:
 
 @dataclass(frozen=True)
 class Row:
-    """A trial in the page's table; ``cells``: one text a parameter."""
+    """A trial in the page's table; ``epsilon``: at the site that spent most; ``cells``: one text a parameter."""
 
     record: TrialRecord
+    state: str
+    epsilon: str
     second: str
     cells: list[str]
     link: str
@@ -186,7 +210,8 @@ def render_sweep(folder: SweepFolder) -> str:
         front_picture=_front_picture(sweep) if has_second else None,
         names=names,
         rows=[_row(sweep, record, names) for record in ranked[:ROW_LIMIT]],
-        hidden=Counter(_STATES[record.state] for record in ranked[ROW_LIMIT:]),
+        has_epsilon=sweep.is_private and search.second_objective != "epsilon",
+        hidden=Counter(_counted_as(record.state, sweep.summary) for record in ranked[ROW_LIMIT:]),
         schedules=_schedules(sweep),
         privacy_rows=_privacy_rows(sweep.summary.privacy),
         space=[(name, expression, _setting(value_of(sweep.settings, name))) for name, expression in search.space.items()],
@@ -222,6 +247,11 @@ def status(summary: SweepSummary) -> str:
     return f"{said}: {summary.reason}." if summary.reason else f"{said}."
 
 
+def state_text(record: TrialRecord, summary: SweepSummary) -> str:
+    """How far a trial has come; one that was under way when its sweep ended was cut off."""
+    return _UNFINISHED if record.state is State.RUNNING and not summary.is_running else str(record.state)
+
+
 def changes(record: TrialRecord, settings: Settings) -> list[tuple[str, str, str]]:
     """Key, the value as given and the trial's, of each setting in which they differ."""
     pairs = ((key, value_of(settings, key), value) for key, value in record.parameters.items())
@@ -233,11 +263,23 @@ def _trials_sentence(sweep: SweepResults) -> str:
     if not counts:
         return "No trial has begun yet."
     model = "a model of its own choice" if "model.name" in sweep.settings.search.space else sweep.settings.model.name
-    rounds = max(record.planned_rounds for record in sweep.records)
-    told = fmt.listing([f"{counts[state]} {said}" for state, said in _STATES.items() if counts[state]])
+    told = fmt.listing([f"{counts[state]} {_counted_as(state, sweep.summary)}" for state in _STATES if counts[state]])
     each = "It" if len(sweep.records) == 1 else "Each"
-    what = f"{each} is a {_MODES[sweep.settings.run.mode]} of {model} over up to {fmt.plural(rounds, 'round')}."
+    what = f"{each} is a {_MODES[sweep.settings.run.mode]} of {model}{_rounds_text(sweep)}."
     return f"{fmt.plural(len(sweep.records), 'trial')}: {told}. {what}"
+
+
+def _counted_as(state: State, summary: SweepSummary) -> str:
+    """What is said of trials of a state where they are counted."""
+    return _UNFINISHED if state is State.RUNNING and not summary.is_running else _STATES[state]
+
+
+def _rounds_text(sweep: SweepResults) -> str:
+    """How many rounds the longest trial has, by the settings as given where no trial came to plan them; empty where that is not known."""
+    rounds = max(record.planned_rounds for record in sweep.records)
+    if not rounds and "federation.rounds" not in sweep.settings.search.space:
+        rounds = sweep.settings.federation.rounds
+    return f" over up to {fmt.plural(rounds, 'round')}" if rounds else ""
 
 
 def _best_sentence(sweep: SweepResults) -> str:
@@ -289,7 +331,8 @@ def _front_picture(sweep: SweepResults) -> str | None:
 
 def _row(sweep: SweepResults, record: TrialRecord, names: Sequence[str]) -> Row:
     cells = [text_of(record.parameters.get(name)) for name in names]
-    return Row(record, sweep.second_text(record.second), cells, _link(sweep.path, record))
+    epsilon = fmt.rate(max(record.epsilon.values(), default=None))
+    return Row(record, state_text(record, sweep.summary), epsilon, sweep.second_text(record.second), cells, _link(sweep.path, record))
 
 
 def _schedules(sweep: SweepResults) -> list[TrialRecord]:

@@ -15,6 +15,7 @@ from primia.federation.summary import versions
 from primia.files import atomic_text
 from primia.privacy.accounting import history_epsilon
 from primia.privacy.ledger import Ledger
+from primia.report import format as fmt
 from primia.search.folder import SweepFolder, SweepPrivacy
 from primia.search.page import write_sweep_report
 from primia.search.records import TrialRecord, best_of, undominated, with_summary
@@ -25,9 +26,9 @@ _MECHANISMS = 16
 """Kinds of noise and sampling rate that are composed numerically; of more the bound by Rényi divergence is taken, some 10 % above."""
 
 _PRIVACY = (
-    "All {trials} trials of this search were trained on the same images. Together they spent at most epsilon = {epsilon:.4g} at delta = "
-    "{delta:.3g} at each site (unit: one {unit}); since the best of them was chosen after all were seen, this, and not what its own "
-    "training spent, is what its publication costs."
+    "This search trained {trials} on the same images. Together they spent at most epsilon = {epsilon:.4g} at delta = {delta:.3g} at each "
+    "site (unit: one {unit}); since the best of them was chosen after all were seen, this, and not what its own training spent, is what "
+    "its publication costs."
 )
 
 _UNSTATED = (
@@ -92,12 +93,15 @@ def _best_ini(folder: SweepFolder, best: TrialRecord, base: Settings) -> str:
 
 def _privacy(folder: SweepFolder, space: Space, records: Sequence[TrialRecord]) -> SweepPrivacy | None:
     settings = space.base.privacy
-    by_ledgers = _by_ledgers(folder, space.base)
-    spent, unstated = (by_ledgers, []) if by_ledgers else _by_summaries(folder, records)
+    spent, trials = _by_ledgers(folder, space.base)
+    unstated: list[int] = []
+    if not spent:
+        spent, unstated = _by_summaries(folder, records)
+        trials = len(records)
     if not spent:
         return None
     worst = max(spent.values())
-    sentence = _PRIVACY.format(trials=len(records), epsilon=worst[0], delta=worst[1], unit=settings.unit)
+    sentence = _PRIVACY.format(trials=fmt.plural(trials, "trial"), epsilon=worst[0], delta=worst[1], unit=settings.unit)
     if unstated:
         sentence += _UNSTATED.format(trials=", ".join(map(str, unstated)))
     return SweepPrivacy(
@@ -105,24 +109,29 @@ def _privacy(folder: SweepFolder, space: Space, records: Sequence[TrialRecord]) 
         accountant=settings.accountant,
         delta={site: delta for site, (_, delta) in spent.items()},
         sites={site: total for site, (total, _) in spent.items()},
-        trials=len(records),
+        trials=trials,
         unstated=tuple(unstated),
         sentence=sentence,
     )
 
 
-def _by_ledgers(folder: SweepFolder, base: Settings) -> dict[str, tuple[float, float]]:
-    """(epsilon, delta) of each site over all trials, by the sweep's own ledgers: also what failed and interrupted trials have spent."""
+def _by_ledgers(folder: SweepFolder, base: Settings) -> tuple[dict[str, tuple[float, float]], int]:
+    """(epsilon, delta) of each site over all trials, by the sweep's own ledgers, and the number of trials that stand there.
+
+    Failed and interrupted ones count, those that could not begin do not.
+    """
     ledgers = {path.parent.name: path for path in folder.sites.glob("*/privacy.jsonl")}
     if (folder.sites / "privacy.jsonl").exists():
         ledgers[ALL_SITES] = folder.sites / "privacy.jsonl"
-    spent = {}
+    spent: dict[str, tuple[float, float]] = {}
+    runs: set[str] = set()
     for site, path in sorted(ledgers.items()):
         if charges := Ledger(path).charges(base.federation.identity):
             delta = charges[-1].delta
             spends = [charge.spend for charge in charges]
             spent[site] = history_epsilon(spends, delta, base.privacy.accountant, _MECHANISMS), delta
-    return spent
+            runs |= {charge.run for charge in charges}
+    return spent, len(runs)
 
 
 def _by_summaries(folder: SweepFolder, records: Sequence[TrialRecord]) -> tuple[dict[str, tuple[float, float]], list[int]]:

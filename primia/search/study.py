@@ -38,10 +38,10 @@ class SweepStudy:
         self._study = optuna.create_study(directions=_DIRECTIONS[: 1 if self._has_one_objective else 2])
         self._asked: dict[int, optuna.Trial] = {}
         known = list(known)
+        self._finished = [each for each in known if each.objectives]
         self._points = self._first_points([dict(each.parameters) for each in known if not each.objectives])
-        for each in known:
-            if each.objectives:
-                self._add(each)
+        for each in self._finished:
+            self._add(each)
 
     def suggest(self, number: int) -> dict[str, Value] | None:
         """Values for the trial of that number; None where a grid has no more."""
@@ -99,7 +99,8 @@ class SweepStudy:
         """
         import optuna
 
-        seed = int(stream(self._search.seed, "trial", number).integers(_LARGEST_SEED))
+        # After what is known already, since the same numbers would draw what an earlier sweep of this seed has drawn.
+        seed = int(stream(self._search.seed, "trial", len(self._finished) + number).integers(_LARGEST_SEED))
         by_chance = optuna.samplers.RandomSampler(seed=seed)
         self._study.sampler = self._estimator(seed) if self._search.algorithm == "tpe" else by_chance
         for _ in range(_DRAWS):
@@ -125,7 +126,8 @@ class SweepStudy:
         first += known
         yield from first
         if self._search.algorithm == "grid":
-            yield from (point for point in self._space.combinations() if point not in first)
+            done = [*first, *(each.parameters for each in self._finished)]
+            yield from (point for point in self._space.combinations() if point not in done)
 
 
 def distribution(domain: Domain) -> Any:

@@ -113,6 +113,7 @@ class TrialRun:
 
     def _trained(self) -> Iterator[Told]:
         settings, plan = self._settings(), self._plan
+        self._record = replace(self._record, planned_rounds=settings.federation.rounds)
         data = self._data(settings)
         folder = self._opened(settings, data.fingerprint)
         yield from self._earlier_rounds(folder, settings.federation.rounds)

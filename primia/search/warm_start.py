@@ -79,6 +79,8 @@ def _of_file(path: Path, space: Space) -> tuple[list[Known], list[str]]:
 
 
 def _of_sweep(path: Path, space: Space) -> tuple[list[Known], list[str]]:
+    if not path.exists():
+        raise RunError(f"search.warm_start: there is no {path}; give an earlier sweep's folder, or an .ini file")
     sweep = SweepFolder.open(path)
     kind = space.base.search.second_objective
     records = [replace(each, second=second_objective(kind, each.bytes, each.epsilon)) for each in sweep.records()]

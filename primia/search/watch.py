@@ -112,8 +112,9 @@ class SweepWatch(Callback):
         """Write down that a trial is over."""
         self._folder.write_records(self.records.values())
         level = logging.ERROR if record.state is State.FAILED else logging.INFO
-        text = "trial %s %s after %s rounds, validation MCC %s %s"
-        self._log.log(level, text, record.number, record.state, record.rounds, record.value, record.cause)
+        told = f", validation MCC {record.value:.4f}" if record.value is not None else ""
+        cause = f": {record.cause}" if record.cause else ""
+        self._log.log(level, "trial %s %s after round %s%s%s", record.number, record.state, record.rounds, told, cause)
 
     def _report_ended(self) -> None:
         """Write reports of trials that are over while others train; one that the scheduler ended has its results a moment later."""

@@ -13,6 +13,7 @@ import pytest
 
 from primia.api import search as tuning
 from primia.api.search import SweepStart, tune
+from primia.api.training import train
 from primia.cluster.session import ClusterResources
 from primia.config.reader import load_config
 from primia.config.settings import Settings
@@ -127,7 +128,7 @@ def test_an_existing_folder_is_refused(configured: Configured, ray: SimpleNamesp
 
 
 def test_a_warm_start_that_is_no_sweep_is_refused(configured: Configured, ray: SimpleNamespace, tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="nowhere is not a sweep folder"):
+    with pytest.raises(RunError, match=r"there is no .*nowhere"):
         tune(configured(search={"warm_start": (str(tmp_path / "nowhere"),)}))
     assert ray.starts == 0 and not (tmp_path / "runs").exists()
 
@@ -284,6 +285,17 @@ def test_a_sweep_that_fails_before_its_first_trial_leaves_nothing(configured: Co
     assert (summary["status"], summary["reason"]) == ("interrupted", "the actors do not start")
 
 
+def test_a_sweep_that_is_complete_is_not_started_again(begun: Path, ray: SimpleNamespace) -> None:
+    ray.records = [failed(number) for number in (1, 2, 3)]
+    tune(resume=begun)
+    starts = ray.starts
+    with pytest.raises(RunError, match=r"is complete: all 3 trials are over; go on with more: primia-ray tune --resume .* --trials 13"):
+        tune(resume=begun)
+    assert ray.starts == starts
+    tune(load_config(begun / "config.ini", ["search.trials=4"]), resume=begun)
+    assert ray.starts == starts + 1
+
+
 @pytest.mark.parametrize("error", [ClusterError("there is no cluster"), KeyboardInterrupt()])
 def test_a_resume_that_does_not_begin_changes_nothing(
     begun: Path, configured: Configured, ray: SimpleNamespace, error: BaseException
@@ -308,3 +320,8 @@ def test_a_resume_that_does_not_begin_changes_nothing(
 def test_settings_may_come_from_a_file_as_they_were_stored(begun: Path, ray: SimpleNamespace) -> None:
     tune(load_config(begun / "config.ini", ["search.trials=4"]), resume=begun)
     assert ray.given.space.base.search.trials == 4
+
+
+def test_a_sweep_is_not_resumed_as_if_it_were_a_run(begun: Path) -> None:
+    with pytest.raises(RunError, match=r"is a sweep, not a run; go on with: primia-ray tune --resume"):
+        train(resume=begun)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import runpy
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -19,7 +20,7 @@ from primia import api
 from primia.api.search import Sweep, SweepStart
 from primia.cli.tune import tune
 from primia.cluster.session import ClusterResources
-from primia.config.reader import load_config
+from primia.config.reader import dump_config, load_config
 from primia.config.settings import Settings
 from primia.errors import ConfigError, RunError
 from primia.search import tensorboard
@@ -40,7 +41,9 @@ def run(*arguments: object) -> Result:
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> SimpleNamespace:
     """What ``api.tune`` was asked for; in place of a sweep there is one that is over already (``folder``), or ``error``."""
-    seen = SimpleNamespace(settings=None, options={}, error=None, notices=(), cluster=ClusterResources(2, 0), folder=tmp_path / "sweep")
+    seen = SimpleNamespace(
+        settings=None, options={}, error=None, interrupt=None, notices=(), cluster=ClusterResources(2, 0), folder=tmp_path / "sweep"
+    )
 
     def fake(settings: Settings | None, *, on_start: Callable[[SweepStart], None], on_progress: Any, on_pack: Any, **options: Any) -> Sweep:
         seen.settings, seen.options = settings, options
@@ -48,6 +51,8 @@ def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> SimpleNamespace:
             sweeps["make_sweep"](seen.folder, change=lambda document: document.update(seen.changes))
         base = with_demo_space(settings or Settings())
         on_start(SweepStart(seen.folder, Space.of(base), seen.notices, seen.cluster))
+        if seen.interrupt:
+            seen.interrupt(None)
         if seen.error:
             raise seen.error
         on_progress(SweepProgress({record.number: record for record in Sweep(seen.folder).records}, 20, 60.0, None))
@@ -140,6 +145,28 @@ def test_it_says_why_it_stopped_and_what_was_spent(asked: SimpleNamespace) -> No
     output = run().output
     assert "stopped     search.time_limit = 60 s is over [so]" in output
     assert f"privacy     {sweeps['PRIVACY']['sentence']}" in output
+
+
+def test_of_a_private_sweep_the_best_trials_own_model_is_what_is_next(asked: SimpleNamespace) -> None:
+    sweeps["make_sweep"](asked.folder)
+    config = asked.folder / "config.ini"
+    private = ("privacy.unit=image", "privacy.noise_multiplier=1", "privacy.validation=public")
+    config.write_text(dump_config(load_config(config, private)))
+    output = run().output
+    best = next(record for record in Sweep(asked.folder).records if record.number == Sweep(asked.folder).summary["best"])
+    assert f"next        primia-ray evaluate sweep/{best.folder} --data DIR     the model to publish" in output
+    assert "primia-ray train" not in output
+
+
+def test_ctrl_c_is_answered_at_once(asked: SimpleNamespace) -> None:
+    def interrupted(progress: object) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    asked.interrupt = interrupted
+    before = signal.getsignal(signal.SIGINT)
+    result = run()
+    assert result.output.index("stopping: results so far are written") < result.output.index("interrupted; go on with:")
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_without_a_result_there_is_no_next_but_an_error(asked: SimpleNamespace) -> None:

@@ -42,3 +42,5 @@ def test_an_address_where_nobody_listens_fails_at_once() -> None:
 def test_what_is_no_address_is_said() -> None:
     with pytest.raises(ClusterError, match=r"'nonsense' is not the address .* HOST:PORT"), ray_session("nonsense"):
         pass
+    with pytest.raises(ClusterError, match=r"'ray://a:1' is an address for Ray's clients; give HOST:PORT"), ray_session("ray://a:1"):
+        pass

@@ -9,6 +9,7 @@ import pytest
 from primia.config.reader import read_config
 from primia.config.settings import SearchSettings, Settings
 from primia.data.randomness import stream
+from primia.search.demo import DEMO_SPACE
 from primia.search.space import Space
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -41,6 +42,7 @@ def test_trials_of_the_wide_search_are_of_one_length() -> None:
 def test_demo_is_the_defaults() -> None:
     settings = read_config(CONFIGS / "demo.ini")[0]
     assert settings.model_copy(update={"search": SearchSettings()}) == Settings()
+    assert settings.search.space == DEMO_SPACE, "with and without the file the same is searched"
 
 
 def test_mnist() -> None:

@@ -120,6 +120,21 @@ def test_without_test_images_the_headline_says_by_what_it_was_judged(make_run):
     assert "the test images were looked at once" not in page(run).text
 
 
+@pytest.mark.parametrize(("images", "said"), [(60, "the test images were not touched"), (0, "there are no test images")])
+def test_a_run_that_its_search_ended_early_says_why_there_is_no_test(make_run, images, said):
+    def prune(summary):
+        summary.update(status="pruned", test=None)
+        for site in summary["sites"].values():
+            site["test"] = None
+        for site in summary["data"]["counts"]["test"].values():
+            site.update(dict.fromkeys(site, images))
+
+    text = page(make_run(change=prune)).text
+    assert said in text
+    assert ("there are no test images" in text) == (images == 0)
+    assert "Ended early by the search that it is a trial of" in text
+
+
 def test_a_run_without_any_evaluation_still_has_a_page(make_run):
     assert "It was not evaluated." in page(make_run(change=lambda s: s.update(test=None, validation=None, worst_site=None))).text
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import re
 import runpy
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -34,10 +35,10 @@ def without(*states: State):
 
 def test_history_names_each_state_that_there_is():
     assert {"best so far", "complete", "pruned", "failed"} <= set(texts(figures.history(RECORDS, BEST)))
-    assert "running" not in texts(figures.history(RECORDS, BEST))
+    assert "unfinished" not in texts(figures.history(RECORDS, BEST))
     assert not {"pruned", "failed"} & set(texts(figures.history(without(State.PRUNED, State.FAILED), BEST)))
     running = [replace(RECORDS[0], state=State.RUNNING)]
-    assert "running" in texts(figures.history(running, None))
+    assert "unfinished" in texts(figures.history(running, None))
     assert "best so far" not in texts(figures.history(running, None))
 
 
@@ -111,6 +112,31 @@ def test_slices_name_their_parameter(name):
 def test_a_slice_on_a_log_axis_is_labelled_in_plain_numbers():
     parameter = next(item for item in varied_parameters(RECORDS, SPACE) if item.scale == "log")
     assert {"0.0001", "0.001"} <= set(texts(figures.slice_of(RECORDS, parameter, BEST)))
+
+
+NARROW = {
+    "less than a decade": ("loguniform(1e-5, 1e-2)", [0.003, 0.00312, 0.0035, 0.004, 0.0045]),
+    "around one power": ("loguniform(1e-5, 1e-2)", [0.00093, 0.001, 0.0011]),
+    "whole numbers": ("loguniform(3, 4)", [3, 4]),
+    "many decades": ("loguniform(1e-9, 1e-1)", [1e-9, 3e-5, 1e-1]),
+    "few that touch": ("uniform(1, 2)", [1.667, 1.753, 1.762]),
+    "few that almost touch": ("uniform(1, 2)", [0.1, 0.9, 0.91]),
+    "steps": ("quniform(0, 30, 5)", [0.0, 5.0, 10.0, 15.0, 20.0, 25.0, 30.0]),
+    "hardly any range": ("uniform(1, 2)", [1.000101, 1.000321]),
+}
+
+
+@pytest.mark.parametrize("case", NARROW)
+def test_tick_labels_of_a_slice_are_few_and_have_room(case):
+    parameter = Parameter.of("a.b", *NARROW[case])
+    records = [replace(RECORDS[0], parameters={"a.b": value}) for value in parameter.values]
+    figure = ElementTree.fromstring(figures.slice_of(records, parameter, None))
+    axis = next(node for node in figure.iter() if node.get("id") == "matplotlib.axis_1")
+    labels = [node for node in axis.iter("{http://www.w3.org/2000/svg}text") if node.text]
+    assert 2 <= len(labels) <= 4
+    places = [float(node.get("x")) for node in labels]
+    for (left, right), (here, there) in zip(pairwise(labels), pairwise(places), strict=True):
+        assert there - here > 5.7 * (len(left.text) + len(right.text)) / 2
 
 
 def test_front_is_joined_and_named():

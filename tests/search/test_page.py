@@ -15,7 +15,7 @@ import pytest
 from primia.config.settings import SearchSettings
 from primia.errors import RunError
 from primia.search.folder import SweepFolder
-from primia.search.page import ROW_LIMIT, SweepResults, changes, headline, render_sweep, write_sweep_report
+from primia.search.page import ROW_LIMIT, SweepResults, changes, headline, render_sweep, state_text, write_sweep_report
 from primia.search.records import State, undominated
 
 sweeps = runpy.run_path(str(Path(__file__).with_name("sweeps.py")))
@@ -285,6 +285,18 @@ def test_a_sweep_under_way_has_a_page(tmp_path):
     assert parsed.trials[-2:] == [4, 7]
 
 
+def test_trials_that_were_cut_off_are_unfinished_once_the_sweep_is_over(tmp_path):
+    made = records(8)
+    made[8] = replace(made[8], state=State.RUNNING)
+    sweep = make_sweep(tmp_path / "s", made, change=named({"status": "interrupted"}))
+    parsed = page(sweep)
+    assert "1 unfinished" in told(sweep) and "under way" not in parsed.text
+    assert next(row for row in parsed.rows if row[0] == "8")[1] == "unfinished"
+    SweepFolder(sweep).begin(SearchSettings())
+    assert next(row for row in page(sweep).rows if row[0] == "8")[1] == "running"
+    assert state_text(made[1], SweepFolder(sweep).result()) == "complete"
+
+
 @pytest.mark.parametrize("state", ["nothing", "begun"])
 def test_a_sweep_that_has_just_begun_has_a_page(tmp_path, state):
     begun = {1: replace(records(1)[1], state=State.RUNNING, value=None, curve=())}
@@ -320,6 +332,14 @@ def test_a_sweep_of_failures_has_a_page(tmp_path):
     assert "None has come to a result yet." in parsed.text
     assert parsed.text.count("no memory") == 3
     assert not parsed.pictures
+
+
+@pytest.mark.parametrize("searched", [False, True])
+def test_trials_that_failed_before_they_planned_rounds_have_those_of_the_settings(tmp_path, searched):
+    made = {1: replace(records(1)[1], state=State.FAILED, value=None, curve=(), rounds=0, planned_rounds=0)}
+    given = {"federation.rounds": 33}
+    sweep = make_sweep(tmp_path / "s", made, given=given, space=FEW + "federation.rounds = randint(5, 50)\n" * searched)
+    assert ("of convnet." if searched else "of convnet over up to 33 rounds.") in told(sweep)
 
 
 def test_stopped_and_interrupted_sweeps_say_so_and_why(tmp_path, whole):
@@ -409,6 +429,28 @@ def test_privacy_is_told_for_each_site_with_the_limit(tmp_path):
     assert ["hospital-c", "3.125", "1.00e-05"] in parsed.rows
     assert ["limit", "8.000", ""] in parsed.rows
     assert "epsilon over all trials 7.25 hospital-a" in parsed.text
+
+
+def test_a_private_sweep_says_which_model_to_publish_instead_of_training_again(tmp_path):
+    sweep = make_sweep(tmp_path / "my sweep", given=PRIVATE)
+    said = (
+        f"Its own model is in trials/0005 ( primia-ray evaluate '{sweep}/trials/0005' --data DIR ). Training best.ini again spends privacy"
+    )
+    assert said in page(sweep).text
+    assert "primia-ray train" not in page(sweep).text
+    assert SweepResults.read(SweepFolder(make_sweep(tmp_path / "open"))).evaluate_command is None
+
+
+@pytest.mark.parametrize(("search", "private"), [("", True), ("", False), ("second_objective = epsilon\nscheduler = none\n", True)])
+def test_trials_of_a_private_sweep_have_their_epsilon_once(tmp_path, search, private):
+    made = records(3)
+    made[1] = replace(made[1], epsilon={"hospital-a": 1.25, "hospital-b": 2.5}, second=2.5)
+    rows = page(make_sweep(tmp_path / "s", made, search=search, given=PRIVATE if private else sweeps["GIVEN"])).rows
+    heading = next(row for row in rows if "state" in row)
+    assert heading.count("epsilon") == private
+    if private:
+        cells = {row[0]: row[heading.index("epsilon")] for row in rows if len(row) == len(heading)}
+        assert (cells["1"], cells["2"]) == ("2.5", "–")
 
 
 def test_privacy_without_a_limit_or_none_at_all(tmp_path, whole):

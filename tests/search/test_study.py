@@ -185,6 +185,19 @@ def test_what_earlier_trials_came_to_is_known_from_the_start() -> None:
     assert average(go_on(SweepStudy(line, known), range(1, 9)), range(1, 9)) > 0.8, "the first ones are not drawn at random"
 
 
+def test_what_earlier_trials_were_is_not_drawn_again() -> None:
+    for algorithm in ("random", "tpe"):
+        wide = space(WIDE, f"search.algorithm={algorithm}")
+        before = go_on(SweepStudy(wide), range(1, 6))
+        after = go_on(SweepStudy(wide, [Known(values, (0.5,)) for values in before.values()]), range(1, 6))
+        assert after[1] == before[1] == wide.given(), "what is to be beaten is trained under the same conditions"
+        assert not [values for number, values in after.items() if number > 1 and values in before.values()]
+    grid = space(GRID, "search.algorithm=grid", "search.try_given=no")
+    before = go_on(SweepStudy(grid), range(1, 3))
+    after = go_on(SweepStudy(grid, [Known(values, (0.5,)) for values in before.values()]), range(1, 99))
+    assert [*before.values(), *after.values()] == [*go_on(SweepStudy(grid), range(1, 99)).values()]
+
+
 def test_known_good_settings_are_tried_after_the_given_ones() -> None:
     line = space({MOMENTUM: "uniform(0, 0.9)"}, "training.optimizer=sgd", "training.momentum=0.5")
     study = SweepStudy(line, [Known({MOMENTUM: 0.375})])

@@ -63,11 +63,11 @@ def test_an_earlier_sweep_under_other_conditions_is_said(tmp_path: Path) -> None
     assert not any(name in said for name in ("search.trials", "training.weight_decay", "run.")), "those do not matter"
 
 
-@pytest.mark.parametrize("name", ["nowhere", "a run"])
-def test_a_warm_start_that_is_neither_sweep_nor_file_is_told(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize(("name", "said"), [("nowhere", "there is no .*nowhere; give an"), ("a run", "a run is not a sweep folder")])
+def test_a_warm_start_that_is_neither_sweep_nor_file_is_told(tmp_path: Path, name: str, said: str) -> None:
     (tmp_path / "a run").mkdir()
     (tmp_path / "a run" / "config.ini").touch()
-    with pytest.raises(RunError, match=f"{name} is not a sweep folder"):
+    with pytest.raises(RunError, match=said):
         known_from_start(space(LINE, f'search.warm_start="{tmp_path / name}"'))
 
 

@@ -95,7 +95,7 @@ def test_the_log_tells_what_became_of_each_trial(make_watch: MakeWatch, folder: 
     watch.on_trial_complete(0, [], ONE)
     begins, ends = folder.log.read_text().splitlines()
     assert "INFO trial 1 begins: {'training.momentum': 0.5}" in begins
-    assert "ERROR trial 1 failed after 2 rounds" in ends and ends.endswith("the loss is not finite")
+    assert "ERROR trial 1 failed after round 2, validation MCC 0.5000: the loss" in ends and ends.endswith("the loss is not finite")
 
 
 def test_a_trial_that_ends_without_being_over_was_pruned(make_watch: MakeWatch, folder: SweepFolder) -> None:
