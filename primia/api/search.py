@@ -89,13 +89,11 @@ def tune(
     check_output(settings.run.output)
     data = None if space.needs_own_actors else run_data(settings, on_pack)
     if resume:
-        folder = _opened(Path(resume).resolve(), data)
+        folder = _opened(Path(resume).resolve(), settings, data)
         known = read_known(folder.known, space)
     else:
         folder = _created(settings, data, dump_known(known))
     records = folder.records()
-    if len(over := [record for record in records if record.state is not State.RUNNING]) >= settings.search.trials and resume:
-        _check_unfinished(folder, len(over))
     earlier_s: float | None = None  # until the sweep begins, an earlier part's results stay as they are
 
     def finish(status: str, rows: Iterable[TrialRecord], reason: str = "") -> None:
@@ -140,18 +138,16 @@ def _resumed_settings(given: Settings | None, path: Path) -> Settings:
     return wanted
 
 
-def _check_unfinished(folder: SweepFolder, over: int) -> None:
-    if folder.result().status == "complete":
-        more = f"{folder.resume_command} --trials {over + 10}"
-        raise RunError(f"{folder.path} is complete: all {over} trials are over; go on with more: {more}")
-
-
 def _created(settings: Settings, data: FederatedData | None, known: str) -> SweepFolder:
     return SweepFolder.create(settings.run.output / settings.run.name, settings, data.fingerprint if data else "", known)
 
 
-def _opened(path: Path, data: FederatedData | None) -> SweepFolder:
+def _opened(path: Path, settings: Settings, data: FederatedData | None) -> SweepFolder:
     folder = SweepFolder.open(path)
     if folder.fingerprint() != (data.fingerprint if data else ""):
         raise RunError(f"cannot resume {path}: the images have changed since it was started; start a new sweep")
+    over = sum(record.state is not State.RUNNING for record in folder.records())
+    if folder.result().status == "complete" and over >= settings.search.trials:
+        more = f"{folder.resume_command} --trials {over + 10}"
+        raise RunError(f"{path} is complete: all {over} trials are over; go on with more: {more}")
     return folder

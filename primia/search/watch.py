@@ -35,6 +35,7 @@ OnProgress = Callable[[SweepProgress], None]
 
 
 _SPENT = 3
+"""Trials in a row that cannot begin for want of privacy, after which none is thought to."""
 
 
 class SweepWatch(Callback):
