@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pytest
@@ -82,13 +83,16 @@ def test_every_gradient_is_whole_steps_whatever_the_data(
     """The attack on noise in floating point asked which sums a float32 noise can lead from to this output. All can, in whole steps."""
     mechanism, step = Mechanism(noise_multiplier=0.01, clip=0.5, sample_rate=0.5, units=24), grid_step(0.5)
     seen: list[torch.Tensor] = []
+
+    def caught(learner: PrivateLearner) -> None:
+        seen.append(torch.cat([p.grad.double().flatten() for p in learner.model.parameters() if p.grad is not None]))
+
     for images in (24, 23):
         learner = make_learner()
-        monkeypatch.setattr(
-            learner._optimizer, "step", lambda: seen.append(torch.cat([p.grad.double().flatten() for p in learner.model.parameters()]))
-        )
+        monkeypatch.setattr(learner._optimizer, "step", partial(caught, learner))
         monkeypatch.setattr(learner, "_begin", list)
         trained(learner, make_data(24), make_work(steps=2), Units(Units.images(24).members[:images], 1), mechanism)
+    assert len(seen) == 4
     for gradient in seen:
         whole = gradient * mechanism.expected_units / step
         assert (whole - whole.round()).abs().max() < 0.05 and gradient.unique().numel() > 100
