@@ -16,7 +16,6 @@ from primia.errors import ConsentError, DataError, ProtocolError
 from primia.federation.exchange import Charter
 from primia.federation.journal import Agreements, Journal
 from primia.federation.peers import Peers
-from primia.federation.plan import SPLITS
 from primia.federation.sources import BoxedSite, PackedSite, SiteImages, SiteSource, refuse_boxed
 from primia.files import atomic_text
 from primia.privacy.spend import Limit
@@ -60,12 +59,9 @@ class Member:
         settings = charter.settings
         if self.name not in charter.sites:
             raise ProtocolError(f"site {self.name!r} is not of this federation: {', '.join(charter.sites[:3])} ...")
-        box = self._own_box()
-        if settings.run.dry_run:
-            for split in SPLITS:
-                self.images(charter).shards(split)
-            return
+        box = self._box(charter)
         if box is None:
+            self.images(charter).check()
             return
         grant = box.check_grant(settings.federation.identity)
         grant.check_protection(secure=charter.is_secure, sealed=charter.is_sealed)

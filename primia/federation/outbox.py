@@ -92,6 +92,29 @@ class MaskedOutbox(Generic[T]):
         return size
 
 
+class LateOutbox(Generic[T]):
+    """An outbox that is made for the first contribution: for a call that no site answers, nothing is computed."""
+
+    def __init__(self, make: Callable[[], Outbox[T]]) -> None:
+        self._make = make
+        self._outbox: Outbox[T] | None = None
+
+    @property
+    def total(self) -> Any:
+        """See :class:`Outbox`."""
+        return self._outbox.total if self._outbox else None
+
+    @property
+    def sealed(self) -> Mapping[str, bytes]:
+        """See :class:`Outbox`."""
+        return self._outbox.sealed if self._outbox else {}
+
+    def put(self, member: Member, value: T, work: str = "") -> int:
+        """See :class:`Outbox`."""
+        self._outbox = self._outbox or self._make()
+        return self._outbox.put(member, value, work)
+
+
 def seal_context(charter: Charter, task: RoundTask, sender: str) -> dict[str, object]:
     """What a sealed update is bound to."""
     where = {"federation": charter.settings.federation.identity, "run": charter.run, "round": task.round, "nonce": task.nonce}

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import traceback
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -40,7 +41,7 @@ from primia.federation.exchange import (
 )
 from primia.federation.gate import Entry, Gate, Gated, farewell, site_call
 from primia.federation.member import Member
-from primia.federation.outbox import MaskedOutbox, Outbox, PlainOutbox, SealedOutbox
+from primia.federation.outbox import LateOutbox, MaskedOutbox, Outbox, PlainOutbox, SealedOutbox
 from primia.federation.plan import POOLED, SPLITS
 from primia.federation.site_state import SiteState
 from primia.federation.sources import SiteSource
@@ -49,6 +50,7 @@ from primia.federation.update import GlobalModel, Update
 from primia.federation.work import evaluation_work, training_work
 from primia.privacy.errors import BudgetSpent
 from primia.secagg.messages import Roster, Task
+from primia.training.evaluation import Evaluation
 from primia.training.learner import Learner, LocalResult, LocalWork
 
 if TYPE_CHECKING:
@@ -90,9 +92,9 @@ class SiteHost(Gated):
     @site_call(visits.train)
     def train(self, entry: Entry, session: Session, task: RoundTask, start: GlobalModel) -> HostResult:
         """Local work of each named site from ``start``; a site that fails is reported and the others go on."""
-        model = model_digest(start) if session.charter.is_secure else ""
-        outbox = self._update_outbox(session, task, model)
-        reports = entry.each(lambda member: self._train_site(session, task, member, start, model, outbox), catch=(Exception,))
+        digest = cache(lambda: model_digest(start))
+        outbox = LateOutbox(lambda: self._update_outbox(session, task, digest))
+        reports = entry.each(lambda member: self._train_site(session, task, member, start, digest, outbox), catch=(Exception,))
         return HostResult(outbox.total, tuple(reports.values()), tuple(entry.failures), outbox.sealed)
 
     @site_call(visits.evaluate)
@@ -103,13 +105,16 @@ class SiteHost(Gated):
 
         Under secure aggregation an evaluation leaves in a masked sum only, besides the metrics that sites may tell of themselves.
         """
-        charter, learner = session.charter, self._learner(session)
-        encoding = EvaluationEncoding(len(charter.classes))
-        outbox: Any = PlainOutbox()
-        digest = model_digest(model) if inboxes else ""
-        if inboxes:
-            terms = evaluation_terms(session, split, model.round, digest)
-            outbox = MaskedOutbox(charter, split, inboxes, terms, lambda value, _: encoding.encode(value))
+        charter, digest = session.charter, cache(lambda: model_digest(model))
+
+        def make() -> Outbox[Evaluation]:
+            if not inboxes:
+                return PlainOutbox()
+            encoding = EvaluationEncoding(len(charter.classes))
+            terms = evaluation_terms(session, split, model.round, digest())
+            return MaskedOutbox(charter, split, inboxes, terms, lambda value, _: encoding.encode(value))
+
+        outbox = LateOutbox(make)
 
         def step(member: Member) -> Metrics | None:
             is_masked, normalisation = member.name in inboxes, _normalisation(session, member)
@@ -118,11 +123,12 @@ class SiteHost(Gated):
                     f"site {member.name!r} alone has {split} images, so a sum would be its own; set "
                     "secure_aggregation.site_metrics = yes if it may be told"
                 )
+            learner = self._learner(session)
             self._state(session, member).load_model(learner, model)
             evaluation = learner.evaluate(member.images(charter).dataset(split), normalisation)
             told = None if charter.keeps_evaluations else evaluation.metrics(charter.classes)
             if is_masked or not charter.is_secure:
-                outbox.put(member, evaluation, evaluation_work(session, split, normalisation, digest) if is_masked else "")
+                outbox.put(member, evaluation, evaluation_work(session, split, normalisation, digest()) if is_masked else "")
             return told
 
         told = entry.each(step, catch=(Exception,))
@@ -160,7 +166,7 @@ class SiteHost(Gated):
         """Forget a federation: an actor may serve many, one after the other."""
         self._learners.pop(charter, None)
 
-    def _update_outbox(self, session: Session, task: RoundTask, model: str) -> Outbox[Contribution]:
+    def _update_outbox(self, session: Session, task: RoundTask, digest: Callable[[], str]) -> Outbox[Contribution]:
         charter, flat = session.charter, self._learner(session).flat
         if charter.is_sealed:
             return SealedOutbox(charter, task)
@@ -168,13 +174,13 @@ class SiteHost(Gated):
             return PlainOutbox(lambda contribution: contribution.update.nbytes)
         encoding = UpdateEncoding(flat.parameter_count, flat.buffer_count, session.total_weight, task.range)
         seed = charter.settings.run.seed
-        terms = round_terms(session, task, model)
+        terms = round_terms(session, task, digest())
         return MaskedOutbox(
             charter, "train", task.inboxes, terms, lambda value, site: encoding.encode(value, rounding_key(seed, site, task.round))
         )
 
     def _train_site(
-        self, session: Session, task: RoundTask, member: Member, start: GlobalModel, model: str, outbox: Outbox[Contribution]
+        self, session: Session, task: RoundTask, member: Member, start: GlobalModel, digest: Callable[[], str], outbox: Outbox[Contribution]
     ) -> SiteReport:
         charter, learner = session.charter, self._learner(session)
         data = member.images(charter).dataset("train")
@@ -199,7 +205,7 @@ class SiteHost(Gated):
             if statement["epsilon_all_runs"] is not None:
                 event |= {"epsilon": statement["epsilon_all_runs"], "delta": statement["delta"]}
         member.note(charter, event)
-        size = outbox.put(member, contribution, training_work(session, work, model) if charter.is_secure else "")
+        size = outbox.put(member, contribution, training_work(session, work, digest()) if charter.is_secure else "")
         return _report(charter, member, result, size, statement)
 
     def _contribution(self, session: Session, learner: Learner, result: LocalResult, weight: float, start: GlobalModel) -> Contribution:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +63,15 @@ class SiteImages:
     def has(self, split: str) -> bool:
         """Whether the site has images of a split."""
         return bool(self._paths.get(split))
+
+    def check(self) -> None:
+        """Raise :class:`ConsentError` where a shard may not be opened, before any is."""
+        if not self._boxed:
+            for path in chain.from_iterable(self._paths.values()):
+                refuse_boxed(path)
+        if self._mock:
+            for split in self._paths:
+                self.shards(split)
 
     def shards(self, split: str) -> list[Shard]:
         """The shards of a split; empty where the site has none.

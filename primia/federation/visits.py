@@ -141,6 +141,8 @@ def _check_round(charter: Charter, task: RoundTask, start: GlobalModel) -> None:
         raise ProtocolError(
             f"round {task.round} of {task.rounds} from a model of round {start.round}, in a run of {rounds}; nothing is done"
         )
+    if charter.is_secure and not 0 < task.range < inf:
+        raise ProtocolError(f"a range of {task.range} holds no update; nothing is done")
     if task.steps is not None and (charter.settings.run.mode == "federated" or task.steps < 1):
         raise ProtocolError(f"{task.steps} steps were asked for, where each site's own pass is a round; nothing is done")
 
