@@ -31,6 +31,9 @@ if TYPE_CHECKING:  # Syft, Opacus and a compiler take most of a second to load, 
     from primia.privacy.site import SitePrivacy
 
 
+_LONGEST = 500
+
+
 class Member:
     """A site, as its worker was started.
 
@@ -84,7 +87,7 @@ class Member:
             said = {"federation": charter.settings.federation.identity, "run": charter.run, **event}
             if charter.settings.run.dry_run:
                 said |= {"outcome": f"dry run: {event['outcome']}"}
-            box.audit(said)
+            box.audit({key: _line(value) if isinstance(value, str) else value for key, value in said.items()})
 
     def images(self, charter: Charter) -> SiteImages:
         """The site's images: in a dry run those of the mock halves."""
@@ -315,6 +318,11 @@ class Member:
             kept.pop(charter, None)
         self._roles = {key: role for key, role in self._roles.items() if key[0] != charter}
         self._works = {key: work for key, work in self._works.items() if key[0] != charter}
+
+
+def _line(text: str) -> str:
+    """A driver's words as one line that a terminal only shows, of at most 500 characters."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text[:_LONGEST])
 
 
 def _made(folder: Path) -> Path:

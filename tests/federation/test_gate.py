@@ -164,6 +164,16 @@ def test_each_answered_call_that_is_about_images_has_its_line(make_boxed: Any, m
     assert all(line["federation"] == FEDERATION and line["run"] == prepared.session.charter.run for line in lines)
 
 
+def test_a_drivers_words_are_one_line_in_the_log(make_boxed: Any) -> None:
+    """Also those of a driver that is refused: the owner will read them on a terminal."""
+    setup, boxes = make_boxed(None)
+    charter = Charter("id", "run\x1b[2J\n" + 999 * "x", (SITE,), setup.settings, setup.classes, 1, setup.folder, DRIVER.public)
+    assert SiteHost([setup.sites[0].source]).join(charter, [SITE]).failures
+    event = boxes[SITE].audit_log()[-1].event
+    assert event["purpose"] == "join" and str(event["outcome"]).startswith("refused: ") and len(event["run"]) == 500
+    assert str(event["run"]).startswith("run?[2J?x")
+
+
 def test_a_fault_of_the_work_is_logged_as_well(make_boxed: Any, make_hosts: MakeHosts) -> None:
     setup, boxes = make_boxed({"require": "any"}, secure_aggregation={"enabled": False})
     prepared, host = prepared_run(setup, make_hosts)
