@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from primia.data.shard import Shard
 from primia.errors import PrivacyError
 from primia.federation.checkpoint import Checkpoints, RunState
 from primia.federation.driver import run_federation
@@ -112,7 +113,7 @@ def test_a_site_without_budget_stops_and_the_others_go_on(make_setup: Make, make
     hosts = hosts_of(setup, make_hosts)
     prepared = prepare_run(setup, hosts, DRIVER)
     charter = prepared.session.charter
-    (member,) = [host._members[poor] for host in hosts.hosts if poor in host._members]
+    (member,) = [member for host in hosts.hosts if (member := host._gate.member(poor))]
     member.privacy(charter, member.steps(charter)).charge(1, member.steps(charter))  # as if round 1 had been trained before
     loop = RoundLoop(setup, prepared, Checkpoints(RunFolder(setup.folder).checkpoints, 2), RunState(prepared.initial))
     events = list(loop.run())
@@ -132,10 +133,10 @@ def test_patients_are_protected_as_wholes(make_setup: Make, make_hosts: MakeHost
     setup = make_setup(**sections)
     hosts = hosts_of(setup, make_hosts)
     finished, _ = finish(setup, hosts)
-    members = {name: member for host in hosts.hosts for name, member in host._members.items()}
+    shards = {site.name: [Shard.open(path) for path in site.source.train] for site in setup.sites}  # type: ignore[union-attr]
     for name, statement in finished.summary["privacy"]["sites"].items():
-        patients = {patient for shard in members[name].shards("train") for patient in shard.patients}
-        assert statement["units"] == len(patients) < len(members[name].dataset("train"))
+        patients = {patient for shard in shards[name] for patient in shard.patients}
+        assert statement["units"] == len(patients) < sum(len(shard) for shard in shards[name])
         assert statement["neighbours"] == "add or remove one patient" and statement["views"] == 2
     assert "all training images of each patient together" in finished.summary["privacy"]["statement"]
 
