@@ -7,7 +7,7 @@ noised sums.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -150,7 +150,7 @@ def log_likelihood_ratio(values: Scores, mechanism: Mechanism) -> Scores:
     return mixed
 
 
-def score_images(model: nn.Module, losses: Losses, members: Sequence[tuple[Tensor, Tensor]], total: Tensor) -> Scores:
+def score_images(model: nn.Module, losses: Losses, members: Iterable[tuple[Tensor, Tensor]], total: Tensor) -> Scores:
     """Scores of image canaries: how far the noised sums, added up over the steps, go along each one's own gradient.
 
     ``model`` has the weights that the steps began from. ``members``: images and labels of each canary, in the data or not.
