@@ -21,8 +21,8 @@ from primia.privacy.attacks.one_run import OneRunAudit
 from primia.privacy.attacks.one_run_bound import OneRunBound
 from primia.privacy.attacks.subject import Budget, Stated, Subject
 from primia.privacy.audit import Audit, AuditOptions, run_audit
-from primia.report.audit_figures import membership_curves, picture_source
 from primia.privacy.mechanism import Mechanism
+from primia.report.audit_figures import membership_curves, picture_source
 from primia.report.audit_page import compare_bound, headlines, one_run_line, render_audit, write_audit
 
 fixtures = runpy.run_path(str(Path(__file__).parents[1] / "privacy" / "attacks" / "conftest.py"))

@@ -112,6 +112,7 @@ class CanaryLearner(PrivateLearner):
 
 
 def add_units(clipped: ClippedSum, totals: list[Tensor], gradients: Tensor) -> None:
+    """Add ``gradients`` ``(m, d)``, one a unit, clipped as the sum's are, to ``totals``."""
     factors = (clipped._clip / gradients.norm(dim=1)).clamp_max(1.0)
     for total, part in zip(totals, torch.split(factors @ gradients, [total.numel() for total in totals]), strict=True):
         total.add_(part.view(total.shape))
@@ -175,8 +176,8 @@ def score_updates(
 ) -> Scores:
     """Scores of canaries that are sites, each of which sends the same update in all rounds; ``clip`` and ``noise`` as the run does them."""
     total = np.zeros(parameters, np.float32)
-    for canary in np.flatnonzero(included):
-        total += clip(canaries.gradients(canary[None], parameters)[0].numpy())
+    for canary in np.split(there := np.flatnonzero(included), len(there)):
+        total += clip(canaries.gradients(canary, parameters)[0].numpy())
     ratios = LikelihoodRatios(canaries, mechanism)
     for _ in range(rounds):
         ratios.see(noise(total.copy()))

@@ -33,18 +33,18 @@ SIDE = 32
 PARAMETERS = 3 * SIDE * SIDE + 3
 IMAGES = 24
 DELTA = 1e-5
-CANARIES = 1000
-GUESSES = 400
+CANARIES = 600
+GUESSES = 240
 STEPS = 32
 STATED = Mechanism(noise_multiplier=3.0, clip=1.0, sample_rate=0.25, units=1024)
 SITES = Mechanism(noise_multiplier=4.0, clip=1.0, sample_rate=1.0, units=1024)
 ROUNDS = 4
 WORK = LocalWork("hospital-a", 1, 1, 0, STEPS, Normalisation((0.0,), (0.05,)))
 
-# The noise is the real one, so these tests draw anew each time. Chances of a false result, by the binomial tails of the guesses' accuracy
-# under each mechanism as simulated (40 runs each): a bound above a true statement below 1e-33 in every case; a fault that is missed
-# below 1e-36 for those of a factor of 10 and more, 1e-50 for the sampling rate, and 3e-12 for the noise that is halved, which takes
-# 100 000 canaries: with 1000 it goes unnoticed.
+# Sampling and noise are the real ones, so these tests draw anew each time. Chances of a false result, by the binomial tails of the
+# guesses' accuracy under each mechanism as simulated: a bound above a true statement below 1e-18 in every case; a fault that is missed
+# below 1e-19 for those of a factor of 10 and more and for the sampling rate, and 1e-11 for half of the noise. That takes
+# 100 000 canaries; with 1000 a fifth of the noise is found, and half of it goes unnoticed.
 
 
 @pytest.fixture(autouse=True)
@@ -149,12 +149,14 @@ def by_images(case: Case, make_data) -> OneRunBound:
     return one_run_bound(scores, included, guesses=GUESSES, delta=DELTA)
 
 
+KINDS = [("image", 1, 1), ("image", 3, 3), ("patient", 1, 3), ("patient", 2, 3)]
+
+
+@pytest.mark.parametrize("unit, views, copies", KINDS)
+@pytest.mark.parametrize("clipping", ["per-sample", "ghost"])
 @pytest.mark.parametrize("proven", [by_gradients, by_images])
-@pytest.mark.parametrize("clipping", ["auto", "per-sample", "ghost"])
-@pytest.mark.parametrize("unit, views, copies", [("image", 1, 1), ("image", 3, 3), ("patient", 1, 3), ("patient", 2, 3)])
 def test_no_more_is_proven_than_is_stated(proven, clipping, unit, views, copies, make_data):
-    case = Case(unit=unit, views=views, clipping=clipping, copies=copies)
-    bound = proven(case, make_data)
+    bound = proven(case := Case(unit=unit, views=views, clipping=clipping, copies=copies), make_data)
     assert all(bound.epsilon < case.epsilon(accountant) for accountant in ("prv", "rdp"))
 
 
@@ -166,8 +168,8 @@ FAULTS = {
 }
 
 
-@pytest.mark.parametrize("proven", [by_gradients, by_images])
 @pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("proven", [by_gradients, by_images])
 def test_a_fault_is_shown(proven, fault, make_data):
     case = Case(**FAULTS[fault])
     assert proven(case, make_data).epsilon > case.epsilon("rdp") >= case.epsilon("prv")
@@ -175,19 +177,17 @@ def test_a_fault_is_shown(proven, fault, make_data):
 
 def test_half_of_the_noise_shows_over_many_runs_on_data_of_their_own(make_data):
     """Such runs count as one with all their canaries."""
-    each, runs, parts = 3000, 34, []
-    stated = replace(SITES, units=4096)
-    for run in range(runs):
+    each, parts, stated = 3000, [], replace(SITES, noise_multiplier=2.0, units=4096)
+    for run in range(34):
         canaries, included = GradientCanaries.spread(each, PARAMETERS, 10.0, seed=run), toss(each, seed=run)
         ratios = LikelihoodRatios(canaries, stated)
         learner = CanaryLearner(spec(), clipping="auto", physical_batch=1000, canaries=canaries, seen=ratios.see)
-        learner.protect(
-            with_canaries(Units((), 1), IMAGES, [np.array([c]) for c in np.flatnonzero(included)]), replace(stated, noise_multiplier=2.0)
-        )
-        learner.train(site(make_data), replace(WORK, steps=ROUNDS))
+        members = [np.array([canary]) for canary in np.flatnonzero(included)]
+        learner.protect(with_canaries(Units((), 1), IMAGES, members), replace(stated, noise_multiplier=1.0))
+        learner.train(site(make_data), replace(WORK, steps=1))
         parts.append((ratios.scores, included))
     scores, coins = (np.concatenate(values) for values in zip(*parts, strict=True))
-    assert one_run_bound(scores, coins, guesses=2000, delta=DELTA).epsilon > epsilon([stated.spend(ROUNDS)], DELTA, "rdp")
+    assert one_run_bound(scores, coins, guesses=2000, delta=DELTA).epsilon > epsilon([stated.spend(1)], DELTA, "rdp")
 
 
 def by_updates(ran: Mechanism, clip, noise, strength: float = 10.0) -> OneRunBound:
