@@ -176,7 +176,7 @@ def score_updates(
 ) -> Scores:
     """Scores of canaries that are sites, each of which sends the same update in all rounds; ``clip`` and ``noise`` as the run does them."""
     total = np.zeros(parameters, np.float32)
-    for canary in np.split(there := np.flatnonzero(included), len(there)):
+    for canary in np.flatnonzero(included)[:, None]:
         total += clip(canaries.gradients(canary, parameters)[0].numpy())
     ratios = LikelihoodRatios(canaries, mechanism)
     for _ in range(rounds):
