@@ -34,7 +34,7 @@ _WITH_PATH = (*_SPLIT_HERE, "boxes")
 _BY_IMAGES = ("image", "patient")
 _PRIVATE = (*_BY_IMAGES, "site")
 _OF_PRIVACY = ("target_epsilon", "noise_multiplier", "delta", "clip", "accountant", "validation")
-_OF_DP_SGD = ("clipping", "views", "physical_batch", "statistics", "statistics_noise")
+_OF_DP_SGD = ("views", "physical_batch", "statistics", "statistics_noise")
 _OF_AGGREGATION = ("threshold", "neighbours", "range", "site_metrics")
 
 NEEDS = (

@@ -26,6 +26,9 @@ OVERRIDE = "--set"
 _IN_SPACE = "search."
 """What stands before a searched setting's whole name."""
 
+_RETIRED = {"privacy.clipping": "norms are always those of the gradients that are added"}
+"""Keys of earlier versions, which their files may still have, and why there is nothing to choose any more."""
+
 _DEFAULTS = Settings()
 
 
@@ -48,11 +51,13 @@ def load_config(path: Path | str | None = None, overrides: Sequence[str] = ()) -
 def read_config(path: Path | None = None, overrides: Sequence[str] = ()) -> tuple[Settings, list[str]]:
     """As :func:`load_config`, and one line for each given key that has no effect in the chosen mode."""
     given = (_from_file(path) if path else {}) | _from_overrides(overrides)
+    retired = [f"{key} has no effect any more: {_RETIRED[key]}; leave it out" for key in given if key in _RETIRED]
+    given = {key: value for key, value in given.items() if key not in _RETIRED}
     for key, value in given.items():
         _check_known(key, value.origin)
     filled = {key: value for key, value in given.items() if value.text}
     settings = _validated(filled, str(path or OVERRIDE))
-    return settings, ineffective(settings, frozenset(filled))
+    return settings, retired + ineffective(settings, frozenset(filled))
 
 
 def dump_config(settings: Settings) -> str:

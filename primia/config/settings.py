@@ -236,31 +236,30 @@ class PrivacySettings(Section):
     target_epsilon: Positive | None = Field(
         None, description="Epsilon that no site exceeds over the planned rounds; the noise follows from it."
     )
-    noise_multiplier: Positive | None = Field(None, description="Standard deviation of the noise over the clip, where no target is given.")
+    noise_multiplier: Annotated[float, Field(ge=1e-3, le=1e5)] | None = Field(
+        None, description="Standard deviation of the noise over the clipping norm, where no target is given."
+    )
     delta: Annotated[float, Field(gt=0.0, lt=1.0)] | None = Field(
         None, description="Delta; empty: 1 / units of the site (images, patients); to be given where unit = site."
     )
-    clip: Positive = Field(1.0, description="Largest L2 norm of what one unit contributes: to a step's gradient, or to a round's update.")
+    clip: Annotated[float, Field(ge=1e-6, le=1e6)] = Field(
+        1.0, description="Clipping norm: the largest L2 norm of what one unit contributes to a step's gradient, or to a round's update."
+    )
     accountant: Literal["prv", "rdp"] = Field(
         "prv", description="prv: numerical composition, tight; rdp: Rényi differential privacy, an upper bound."
-    )
-    clipping: Literal["auto", "per-sample", "ghost"] = Field(
-        "auto",
-        description="How norms are had. per-sample: from the gradient of each unit, a layer at a time; ghost: without it where that is "
-        "cheaper, one view a unit; auto: ghost where views = 1.",
     )
     views: PositiveCount = Field(
         1,
         description="Gradients averaged before a unit is clipped: augmented copies of an image, or images of a patient (augmentation "
         "multiplicity).",
     )
-    physical_batch: PositiveCount = Field(16, description="Images whose gradients are held in memory at a time.")
+    physical_batch: PositiveCount = Field(16, description="Images whose gradients are held in memory at a time, at most.")
     statistics: Literal["public", "noisy"] = Field(
         "public",
         description="Mean and standard deviation of pixels: constants that need no data (0.5 and 0.25), or the sites' own, noised and "
         "accounted for.",
     )
-    statistics_noise: Positive = Field(10.0, description="Noise multiplier of the noisy statistics.")
+    statistics_noise: Annotated[float, Field(ge=1e-3, le=1e5)] = Field(10.0, description="Noise multiplier of the noisy statistics.")
     validation: Literal["private", "public"] = Field(
         "private",
         description="private: validation only shows, and the last model is taken, since a choice by private images is not accounted for; "
@@ -288,10 +287,6 @@ class PrivacySettings(Section):
             raise ValueError("privacy.unit = site needs privacy.delta: 1 / sites would promise next to nothing; take 1e-5, for example")
         if self.unit != "none" and (self.target_epsilon is None) == (self.noise_multiplier is None):
             raise ValueError(f"privacy.unit = {self.unit} needs one of privacy.target_epsilon and privacy.noise_multiplier, and not both")
-        if self.clipping == "ghost" and self.views > 1:
-            raise ValueError(
-                f"privacy.clipping = ghost has no norms of means over privacy.views = {self.views}; set privacy.clipping = auto"
-            )
         if self.views > self.physical_batch:
             raise ValueError(
                 f"privacy.views = {self.views} images of a unit do not fit into privacy.physical_batch = {self.physical_batch}; raise it"

@@ -15,7 +15,7 @@ from primia.federation.exchange import Charter, Session, TrainingFacts
 from primia.federation.history import ALL_SITES
 from primia.federation.hosts import Hosts
 from primia.federation.plan import POOLED, SPLITS, single_learner_steps
-from primia.federation.private_updates import PrivateUpdates, rounding_room
+from primia.federation.private_updates import PrivateUpdates
 from primia.federation.run_folder import RunFolder
 from primia.federation.run_setup import RunSetup
 from primia.federation.secure import SecureCollector
@@ -85,7 +85,7 @@ def prepare_run(setup: RunSetup, hosts: Hosts, identity: Identity) -> Prepared:
         initial=GlobalModel(0, flat.parameters(model), flat.buffers(model)),
         class_counts=_counts(setup, facts),
         private_sites=private,
-        stages=build_stages(settings, flat, session.total_weight, _private_updates(setup, private, flat)),
+        stages=build_stages(settings, flat, session.total_weight, _private_updates(setup, private)),
     )
 
 
@@ -156,12 +156,10 @@ def _private_sites(setup: RunSetup, charter: Charter) -> SitePrivacy | None:
     return SitePrivacy(settings.privacy, plan, ledger, federation=settings.federation.identity, run=charter.run, limit=limit)
 
 
-def _private_updates(setup: RunSetup, keeper: SitePrivacy | None, flat: FlatSpec) -> PrivateUpdates | None:
+def _private_updates(setup: RunSetup, keeper: SitePrivacy | None) -> PrivateUpdates | None:
     if keeper is None:
         return None
-    clip, sites = keeper.mechanism.clip, len(setup.training_sites)
-    room = rounding_room(clip, flat.parameter_count, sites)
-    return PrivateUpdates(clip, room, keeper.mechanism.noise_multiplier, sites, SecureGenerator())
+    return PrivateUpdates(keeper.mechanism.clip, len(setup.training_sites), keeper.mechanism.noise_multiplier, SecureGenerator())
 
 
 def _total_weight(setup: RunSetup, facts: CollectedFacts) -> float:

@@ -253,7 +253,7 @@ def _new_learner(session: Session) -> Learner:
     if privacy.is_by_site:
         from primia.privacy.learner import PrivateLearner
 
-        return PrivateLearner(session.learner, clipping=privacy.clipping, physical_batch=privacy.physical_batch)
+        return PrivateLearner(session.learner, physical_batch=privacy.physical_batch)
     return Learner(session.learner)
 
 

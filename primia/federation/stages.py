@@ -85,10 +85,9 @@ def build_stages(settings: Settings, spec: FlatSpec, sites: float, private: Stag
     """
     stages: tuple[Stage, ...] = (BatchNormMoments(spec), WeightedMean(settings.federation.weighting))
     if settings.privacy.unit == "site":
-        from primia.federation.private_updates import PrivateUpdates, rounding_room
+        from primia.federation.private_updates import PrivateUpdates
 
-        clip = settings.privacy.clip
-        stages += (private or PrivateUpdates(clip, rounding_room(clip, spec.parameter_count, sites)),)
+        stages += (private or PrivateUpdates(settings.privacy.clip, round(sites)),)
     return stages
 
 

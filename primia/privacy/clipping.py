@@ -1,101 +1,151 @@
-"""The sum of clipped gradients over units: one backward pass, no gradient of a single unit held longer than its layer needs it."""
+"""The sum of clipped gradients over units, exact on an integer grid.
+
+**Guarantee.** Let M be the sum on some units and M' the sum on the same and one more. Then M' - M is a vector of integers of L2
+norm at most clip / step, whatever the model's weights, its layers, the images and the labels are. For:
+
+1. *A unit's gradient is a function of the unit alone.* It is computed in a batch of a fixed number of images, filled up where units
+   are missing, since kernels choose their order of summation by the shape of a batch; within one shape they treat images alike and
+   apart (``tests/privacy/test_clipping.py`` compares bits). Networks that amplify rounding would else turn a unit more into another
+   gradient for all the others.
+2. *What is clipped is what is added.* The norm is that of the computed vector, whatever rounding, cancellation or overflow made of
+   it. It is summed in float32 over ``_COLUMNS`` entries, in float64 over these parts. In any order, a sum of k squares in float32 has a
+   relative error of at most (k + 1) 2^-24, here 2^-8, so the norm has half of that; ``_SLACK`` covers it together with the three
+   roundings, 2^-24 each, of factor and product. An entry whose square underflows is below 2^-63 and truncated to 0 anyway; where a square
+   overflows, or an entry is not finite, the unit adds nothing.
+3. *Scaled entries are truncated towards zero* to whole steps, so none becomes larger.
+4. *Adding is exact*: 8 integers of at most 2^21 in float32, all others in float64, where they stay below 2^53.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor, nn
 
 from primia.errors import ConfigError
-from primia.privacy.layers import Layer, Trace, Views, layer_of, trace
+from primia.privacy.grid import EXACT_BITS, GRID_BITS, grid_step
+from primia.privacy.layers import Layer, layer_of
 
 Losses = Callable[[Tensor, Tensor], Tensor]
 """From images and labels to a loss for each image, ``(n,)``."""
 
-_SMALLEST_NORM = 1e-6
+_COLUMNS = 2**16
+_SLACK = 2.0**-8
+_ROWS = 2 ** (EXACT_BITS - GRID_BITS - 1)
 
 
 class ClippedSum:
-    """Sums of clipped per-unit gradients of a model.
+    """Sums of clipped per-unit gradients of a model, in whole multiples of :attr:`step`.
 
-    Guarantee: what one unit adds has L2 norm at most ``clip``, over all parameters together, whatever its images hold; one whose
-    gradient is not finite adds nothing. The model's layers must treat images apart from one another.
+    The model's layers must treat images apart from one another.
 
-    ``clipping``: ``per-sample`` takes norms from each unit's gradients, layer by layer; ``ghost`` takes those of layers where it is
-    cheaper from Gram matrices, which needs one image a unit; ``auto``: ghost wherever each unit shows one image.
+    Raises:
+        ConfigError: a layer does not.
     """
 
-    def __init__(self, model: nn.Module, losses: Losses, clip: float, clipping: str) -> None:
+    def __init__(self, model: nn.Module, losses: Losses, clip: float) -> None:
+        self.step = grid_step(clip)
         self._model = model
         self._losses = losses
         self._clip = clip
-        self._ghost = clipping != "per-sample"
         self._layers = _layers(model)
+        self._vectors = torch.empty(0, 0)
+
+    def zeros(self) -> Tensor:
+        """Return a sum over no units, ``(d,)``: whole numbers in float64, in the order of the model's parameters."""
+        parameters = list(self._model.parameters())
+        return torch.zeros(sum(parameter.numel() for parameter in parameters), dtype=torch.float64, device=parameters[0].device)
 
     @torch.no_grad()
-    def add_to(self, totals: Sequence[Tensor], images: Tensor, labels: Tensor, owner: Tensor, units: int) -> None:
-        """Add the clipped gradients of ``units`` units to ``totals``, one tensor for each of the model's parameters.
+    def add_to(self, total: Tensor, images: Tensor, labels: Tensor, owner: Tensor, units: int) -> None:
+        """Add the clipped gradients of ``units`` units to ``total`` ``(d,)``.
 
-        ``owner`` ``(n,)`` gives each image its unit, from 0 to ``units - 1``; a unit's gradient is the mean over its images.
+        ``owner`` ``(n,)`` gives each image its unit, from 0 to ``units - 1``; a unit's gradient is the mean over its images. Images
+        of an owner beyond that fill the batch up and add nothing.
         """
-        shares = torch.bincount(owner, minlength=units).reciprocal()[owner]
-        traces = self._traces(images, labels, shares)
-        norms = self._norms(traces, Views(owner, units), single=len(images) == units)
-        if not bool(norms.isfinite().all()):
-            self._add_finite(totals, images, labels, owner, norms.isfinite())
-            return
-        factors = (self._clip / (norms + _SMALLEST_NORM)).clamp_max(1.0)[owner]
-        into = dict(zip(self._model.parameters(), totals, strict=True))
-        for each in traces:
-            for name, value in each.total(factors).items():
-                into[getattr(each.layer.module, name)].add_(value)
+        shares = torch.bincount(owner, minlength=units + 1).reciprocal()[owner] * (owner < units)
+        vectors = self._image_gradients(images, labels, shares, len(total))
+        if units < len(images):
+            vectors = _summed_by_owner(vectors, owner, units)
+        self.add_units(total, vectors)
 
-    def _add_finite(self, totals: Sequence[Tensor], images: Tensor, labels: Tensor, owner: Tensor, finite: Tensor) -> None:
-        """Leave the units out whose gradient is not finite: zero times it would not be zero."""
-        kept = finite[owner]
-        if bool(kept.any()):
-            renumbered = torch.cumsum(finite, 0)[owner[kept]] - 1
-            self.add_to(totals, images[kept], labels[kept], renumbered, int(finite.sum()))
+    @torch.no_grad()
+    def add_units(self, total: Tensor, gradients: Tensor) -> None:
+        """Clip each of ``gradients`` ``(m, d)``, one a unit, and add them to ``total``; they are overwritten."""
+        norms = _norms(gradients)
+        finite = norms.isfinite()
+        gradients[~finite] = 0.0
+        factors = (self._clip / (norms * (1 + _SLACK))).clamp_max(1.0) / self.step
+        factors = torch.where(finite, factors, 0.0).float()[:, None]
+        scratch = torch.empty(_ROWS * _COLUMNS, device=gradients.device)
+        for rows, factor in zip(torch.split(gradients, _ROWS), torch.split(factors, _ROWS), strict=True):
+            for part, into in zip(torch.split(rows, _COLUMNS, 1), torch.split(total, _COLUMNS), strict=True):
+                steps = torch.mul(part, factor, out=scratch[: part.numel()].view(part.shape)).trunc_()
+                into.add_(steps.sum(0))
 
-    def _norms(self, traces: Sequence[Trace], views: Views, *, single: bool) -> Tensor:
-        if self._ghost and single:
-            return torch.stack([each.squares() for each in traces]).sum(0).sqrt()
-        return torch.stack([each.unit_squares(views) for each in traces]).sum(0).sqrt()
-
-    def _traces(self, images: Tensor, labels: Tensor, shares: Tensor) -> list[Trace]:
-        traces: list[Trace] = []
-        with torch.enable_grad(), _recorded(self._layers, traces):
+    def _image_gradients(self, images: Tensor, labels: Tensor, shares: Tensor, count: int) -> Tensor:
+        """Return the gradient of each image's loss times its share, ``(n, d)``, in memory that the next call overwrites."""
+        if self._vectors.shape != (len(images), count):
+            self._vectors = torch.empty(len(images), count, device=images.device)
+        with torch.enable_grad(), _recorded(self._layers, self._places()) as written:
             inputs = images.detach().requires_grad_()
             # By the images alone: the gradients of parameters, summed over images before clipping, are not wanted.
             torch.autograd.grad((self._losses(inputs, labels) * shares).sum(), inputs)
-        return traces
+        if sorted(written) != list(range(len(self._layers))):  # else memory would hold what an earlier batch left there
+            raise AssertionError("a layer was used twice or not at all, so its gradients are not those of its parameters")
+        return self._vectors
+
+    def _places(self) -> dict[int, Tensor]:
+        """Return where each parameter's gradients are written, by the parameter's identity."""
+        parameters = list(self._model.parameters())
+        parts = torch.split(self._vectors, [parameter.numel() for parameter in parameters], 1)
+        return {id(parameter): part.view(len(part), *parameter.shape) for parameter, part in zip(parameters, parts, strict=True)}
+
+
+def _norms(vectors: Tensor) -> Tensor:
+    """Return the L2 norm ``(m,)`` of each vector in float64, at most 2^-9 below the true one; inf or nan where one is not finite."""
+    parts = [torch.linalg.vector_norm(part, dim=1).double().square() for part in torch.split(vectors, _COLUMNS, 1)]
+    return torch.stack(parts).sum(0).sqrt()
+
+
+def _summed_by_owner(vectors: Tensor, owner: Tensor, units: int) -> Tensor:
+    if bool((owner[:units] == torch.arange(units, device=owner.device)).all()) and bool((owner[units:] >= units).all()):
+        return vectors[:units]
+    kept = owner < units
+    return torch.zeros(units, vectors.shape[1], device=vectors.device).index_add_(0, owner[kept], vectors[kept])
 
 
 @contextmanager
-def _recorded(layers: Sequence[Layer], traces: list[Trace]) -> Iterator[None]:
-    """Append a trace to ``traces`` for each layer that a backward pass goes through.
+def _recorded(layers: Sequence[Layer], places: Mapping[int, Tensor]) -> Iterator[list[int]]:
+    """Write the gradients of each layer that a backward pass goes through to the places of its parameters.
 
+    Yields the numbers of the layers that were written, in the pass's order.
     A hook on the output tensor, unlike a module's backward hook, bears that the output is changed in place afterwards.
     """
+    written: list[int] = []
 
-    def hook(layer: Layer) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
-        def forward(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            a = inputs[0].detach()
+    def hook(number: int, layer: Layer) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
+        into = {name: places[id(parameter)] for name, parameter in layer.module.named_parameters(recurse=False)}
+
+        def forward(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            a, output = inputs[0].detach(), layer.output(inputs[0], output)
 
             @torch.no_grad()
             def backward(g: Tensor) -> None:
-                traces.append(trace(layer, a.float(), g.float()))
+                layer.write(a.float(), g.float(), into)
+                written.append(number)
 
             output.register_hook(backward)  # type: ignore[no-untyped-call]
+            return output
 
         return forward
 
     with ExitStack() as stack:
-        for layer in layers:
-            stack.callback(layer.module.register_forward_hook(hook(layer)).remove)
-        yield
+        for number, layer in enumerate(layers):
+            stack.callback(layer.module.register_forward_hook(hook(number, layer)).remove)
+        yield written
 
 
 def _layers(model: nn.Module) -> list[Layer]:
@@ -104,6 +154,6 @@ def _layers(model: nn.Module) -> list[Layer]:
         return [layer_of(module) for module in modules]
     except KeyError as error:
         raise ConfigError(
-            f"privacy.unit: {error.args[0].__name__} mixes the images of a batch, or its gradients cannot be had image by image; set "
+            f"privacy.unit: {error.args[0].__name__} mixes the images of a batch, or has no gradient for each image; set "
             "model.normalisation = weight or group"
         ) from None

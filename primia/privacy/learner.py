@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import ceil, sqrt
 from time import perf_counter
 
 import torch
@@ -21,16 +22,18 @@ class PrivateLearner(Learner):
     Sampling and noise come from ``generator``, so results are not repeatable, and neither losses nor sizes of samples are told.
     Whoever releases the parameters must have charged ``mechanism.spend(steps)`` before.
 
-    ``clipping``: see :class:`ClippedSum`. ``physical_batch``: images whose activations are in memory at a time.
+    The sum of clipped gradients is a vector of whole numbers (:class:`ClippedSum`), and so is the noise on it
+    (:meth:`SecureGenerator.rounded_gaussian`): what leaves a step is the Gaussian mechanism, rounded.
+
+    ``physical_batch``: images whose gradients are in memory at a time, at most.
 
     Raises:
         ConfigError: the model has layers that mix the images of a batch.
     """
 
-    def __init__(self, spec: LearnerSpec, *, clipping: str, physical_batch: int, generator: SecureGenerator | None = None) -> None:
+    def __init__(self, spec: LearnerSpec, *, physical_batch: int, generator: SecureGenerator | None = None) -> None:
         super().__init__(spec)
         self._physical_batch = physical_batch
-        self._clipping = clipping
         self._generator = generator or SecureGenerator()
         self._protection: tuple[Units, Mechanism] | None = None
         self._clipped_sum(clip=1.0)
@@ -53,13 +56,13 @@ class PrivateLearner(Learner):
             raise RuntimeError("PrivateLearner.train without protect()")
         (units, mechanism), self._protection = self._protection, None
         anchors = self._begin()
-        clipped = self._clipped_sum(mechanism.clip)
+        clipped, size = self._clipped_sum(mechanism.clip), self._batch_size(units, mechanism)
         for step in range(work.steps):
             rate = self._set_rate(work, step)
-            totals = [torch.zeros_like(parameter) for parameter in self.model.parameters()]
-            for batch in micro_batches(poisson_sample(units, mechanism.sample_rate, self._generator), self._physical_batch):
-                self._add_clipped(clipped, totals, data, work, batch)
-            self._noise(totals, mechanism)
+            total = clipped.zeros()
+            for batch in micro_batches(poisson_sample(units, mechanism.sample_rate, self._generator), size):
+                self._add_clipped(clipped, total, data, work, batch)
+            self._noise(total, clipped.step, mechanism)
             if anchors:
                 self._pull_towards(anchors)
             self._optimizer.step()
@@ -67,20 +70,30 @@ class PrivateLearner(Learner):
         return LocalResult(None, round(mechanism.expected_units * work.steps), work.steps, rate, perf_counter() - start)
 
     def _clipped_sum(self, clip: float) -> ClippedSum:
-        return ClippedSum(self.model, lambda images, labels: self._loss(images, labels, "none"), clip, self._clipping)
+        return ClippedSum(self.model, lambda images, labels: self._loss(images, labels, "none"), clip)
 
-    def _add_clipped(self, clipped: ClippedSum, totals: list[Tensor], data: Dataset, work: LocalWork, batch: Batch) -> None:
+    def _batch_size(self, units: Units, mechanism: Mechanism) -> int:
+        """Return the images of each micro-batch, from public numbers alone.
+
+        The last one of a step is filled up, by half of it on average. On a processor a few images are as quick as many, so batches
+        are small there: for m images a step, about sqrt(m) has the least of both overheads.
+        """
+        if self._device.type == "cuda":
+            return self._physical_batch
+        return min(self._physical_batch, max(units.views, ceil(sqrt(mechanism.expected_units * units.views))))
+
+    def _add_clipped(self, clipped: ClippedSum, total: Tensor, data: Dataset, work: LocalWork, batch: Batch) -> None:
         # A secret seed: with draws that follow from a known one, a unit more would change the others' augmentation.
         seed = int(self._generator.words(1)[0] >> 1)
         images = self._augmented(data, batch.index, work.normalisation, seed)
         owner = torch.from_numpy(batch.owner).to(self._device)
-        clipped.add_to(totals, images, self._labels(data, batch.index), owner, batch.units)
+        clipped.add_to(total, images, self._labels(data, batch.index), owner, batch.units)
 
     @torch.no_grad()
-    def _noise(self, totals: list[Tensor], mechanism: Mechanism) -> None:
-        """Make the noised mean over the expected number of units the model's gradient."""
-        deviation = mechanism.noise_multiplier * mechanism.clip
-        noise = torch.from_numpy(self._generator.gaussian(self.flat.parameter_count, deviation)).to(self._device)
-        parts = torch.split(noise, [total.numel() for total in totals])
-        for parameter, total, part in zip(self.model.parameters(), totals, parts, strict=True):
-            parameter.grad = total.add_(part.view(total.shape)).div_(mechanism.expected_units)
+    def _noise(self, total: Tensor, step: float, mechanism: Mechanism) -> None:
+        """Make the noised mean over the expected number of units the model's gradient; ``total`` is in whole steps."""
+        noise = self._generator.rounded_gaussian(len(total), mechanism.noise_multiplier * mechanism.clip / step)
+        total.add_(torch.from_numpy(noise).to(self._device))
+        parts = torch.split(total.mul_(step / mechanism.expected_units), [parameter.numel() for parameter in self.model.parameters()])
+        for parameter, part in zip(self.model.parameters(), parts, strict=True):
+            parameter.grad = torch.empty_like(parameter).copy_(part.view(parameter.shape))

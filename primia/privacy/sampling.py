@@ -42,7 +42,10 @@ class Units:
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Images ``index`` ``(k,)`` and the unit ``owner`` ``(k,)`` of each, counted from 0 to ``units - 1`` without a gap."""
+    """Images ``index`` ``(k,)`` and the unit ``owner`` ``(k,)`` of each, counted from 0 to ``units - 1`` without a gap.
+
+    An owner of ``units`` marks images that only fill the batch up.
+    """
 
     index: Index
     owner: Index
@@ -62,17 +65,25 @@ def poisson_sample(units: Units, sample_rate: float, generator: SecureGenerator)
 
 
 def micro_batches(shown: Sequence[Index], size: int) -> Iterator[Batch]:
-    """Cut a sample into batches of at most ``size`` images; a unit is never divided, so one of more images is a batch alone."""
+    """Cut a sample into batches of exactly ``size`` images, filled up with copies where units are missing.
+
+    A unit is never divided. All batches are of one size since the rounding of a unit's gradient follows from it.
+
+    Raises:
+        ValueError: a unit shows more than ``size`` images.
+    """
     part: list[Index] = []
     images = 0
     for index in shown:
-        if part and images + len(index) > size:
-            yield _batch(part)
+        if len(index) > size:
+            raise ValueError(f"a unit of {len(index)} images does not fit into a batch of {size}")
+        if images + len(index) > size:
+            yield _batch(part, size)
             part, images = [], 0
         part.append(index)
         images += len(index)
     if part:
-        yield _batch(part)
+        yield _batch(part, size)
 
 
 def _shown(members: Index, views: int, generator: SecureGenerator) -> Index:
@@ -82,5 +93,7 @@ def _shown(members: Index, views: int, generator: SecureGenerator) -> Index:
     return members[np.argsort(generator.words(len(members)))[:views]]
 
 
-def _batch(part: Sequence[Index]) -> Batch:
-    return Batch(np.concatenate(part), np.repeat(np.arange(len(part)), [len(index) for index in part]), len(part))
+def _batch(part: Sequence[Index], size: int) -> Batch:
+    index, owner = np.concatenate(part), np.repeat(np.arange(len(part)), [len(index) for index in part])
+    missing = size - len(index)
+    return Batch(np.pad(index, (0, missing), mode="edge"), np.pad(owner, (0, missing), constant_values=len(part)), len(part))

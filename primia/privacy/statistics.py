@@ -41,16 +41,15 @@ def sensitivity(channels: int) -> float:
 def noisy_sums(data: Dataset, units: Units, noise_multiplier: float, generator: SecureGenerator) -> NDArray[np.int64]:
     """Noised sums ``(1 + 2 C,)`` of count, means less 1/2 and mean squares less 1/2, times 2 ** ``FRACTION_BITS``.
 
-    The noise has standard deviation ``noise_multiplier`` times the sensitivity. It is finer than the integers that it is rounded to,
-    and the sums are whole: no low bits tell of them. Costs ``Spend(noise_multiplier, 1.0, 1)``. ``units`` name all images of a
+    The noise has standard deviation ``noise_multiplier`` times the sensitivity. It is a Gaussian rounded to the integers, and the sums are
+    whole: this is the Gaussian mechanism, rounded. Costs ``Spend(noise_multiplier, 1.0, 1)``. ``units`` name all images of a
     unit, whatever their number of views.
     """
     moments = _image_moments(data)
     scale = 2.0**FRACTION_BITS
     sums = np.sum([np.trunc(moments[members].mean(0) * scale) for members in units.members], axis=0)
     deviation = noise_multiplier * sensitivity(moments.shape[1] // 2)
-    noise = np.rint(generator.fine_gaussian(len(sums), deviation * scale))
-    total: NDArray[np.int64] = sums.astype(np.int64) + noise.astype(np.int64)
+    total: NDArray[np.int64] = sums.astype(np.int64) + generator.rounded_gaussian(len(sums), deviation * scale)
     return total
 
 

@@ -49,7 +49,6 @@ def make_learner() -> Callable[..., PrivateLearner]:
         model: dict[str, object] | None = None,
         training: dict[str, object] | None = None,
         augmentation: dict[str, object] | None = None,
-        clipping: str = "auto",
         physical_batch: int = 16,
         **fields: object,
     ) -> PrivateLearner:
@@ -67,7 +66,7 @@ def make_learner() -> Callable[..., PrivateLearner]:
             "class_weights": None,
         }
         spec = LearnerSpec(**values | fields)  # type: ignore[arg-type]
-        return PrivateLearner(spec, clipping=clipping, physical_batch=physical_batch, generator=SecureGenerator(bytes(32)))
+        return PrivateLearner(spec, physical_batch=physical_batch, generator=SecureGenerator(bytes(32)))
 
     return make
 

@@ -1,17 +1,21 @@
-"""Sums of clipped gradients against a loop over images, and against Opacus."""
+"""Sums of clipped gradients: against a loop over images, against Opacus, and against whoever chooses weights and images."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from opacus import GradSampleModule
 from opacus.optimizers import DPOptimizer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from primia.errors import ConfigError
+from primia.privacy import clipping
 from primia.privacy.clipping import ClippedSum
 
 MakeModel = Callable[..., nn.Module]
@@ -28,77 +32,216 @@ def batch(size: int, count: int = 6) -> tuple[Tensor, Tensor]:
     return images.contiguous(memory_format=torch.channels_last), torch.randint(0, 3, (count,), generator=generator)
 
 
-def unit_gradients(model: nn.Module, images: Tensor, labels: Tensor, owner: list[int]) -> list[list[Tensor]]:
+def unit_gradients(model: nn.Module, images: Tensor, labels: Tensor, owner: list[int]) -> list[Tensor]:
     """The gradient of the mean loss of each unit's images."""
     gradients = []
     for unit in range(max(owner) + 1):
         own = [i for i, each in enumerate(owner) if each == unit]
         loss = losses_of(model)(images[own], labels[own]).mean()
-        gradients.append(list(torch.autograd.grad(loss, list(model.parameters()))))
+        gradients.append(torch.cat([part.flatten() for part in torch.autograd.grad(loss, list(model.parameters()))]))
     return gradients
 
 
-def norm(gradient: list[Tensor]) -> float:
-    return float(torch.cat([value.double().flatten() for value in gradient]).norm())
+def norm(vector: Tensor) -> float:
+    return float(vector.double().norm())
 
 
-def clipped_sum(gradients: list[list[Tensor]], clip: float) -> list[Tensor]:
-    factors = [min(1.0, clip / norm(gradient)) for gradient in gradients]
-    return [
-        torch.stack([factor * value for factor, value in zip(factors, values, strict=True)]).sum(0)
-        for values in zip(*gradients, strict=True)
-    ]
+def clipped_sum(gradients: list[Tensor], clip: float) -> Tensor:
+    return torch.stack([min(1.0, clip / norm(gradient)) * gradient for gradient in gradients]).sum(0)
 
 
-def total(model: nn.Module, images: Tensor, labels: Tensor, owner: list[int], clip: float, clipping: str) -> list[Tensor]:
-    totals = [torch.zeros_like(parameter) for parameter in model.parameters()]
-    summed = ClippedSum(model, losses_of(model), clip, clipping)
-    summed.add_to(totals, images, labels, torch.tensor(owner), max(owner) + 1)
-    return totals
+def steps(model: nn.Module, images: Tensor, labels: Tensor, owner: list[int], clip: float, losses: clipping.Losses | None = None) -> Tensor:
+    """The sum in whole steps; images of an owner beyond those before only fill up."""
+    summed = ClippedSum(model, losses or losses_of(model), clip)
+    total = summed.zeros()
+    units = max(owner) + 1
+    summed.add_to(total, images, labels, torch.tensor(owner), units)
+    assert bool((total == total.round()).all()), "not whole"
+    return total
 
 
-def close(ours: list[Tensor], expected: list[Tensor]) -> bool:
-    """To a thousandth of the whole gradient's norm."""
-    return norm([a - b for a, b in zip(ours, expected, strict=True)]) < 1e-3 * norm(expected)
+def total(model: nn.Module, images: Tensor, labels: Tensor, owner: list[int], clip: float) -> Tensor:
+    return steps(model, images, labels, owner, clip) * ClippedSum(model, losses_of(model), clip).step
 
 
-@pytest.mark.parametrize("clipping", ["per-sample", "ghost"])
+def exact_norm(whole: Tensor) -> float:
+    """Without rounding: the root of a sum of squares of whole numbers."""
+    return float(sum(int(value) ** 2 for value in whole.tolist()) ** 0.5)
+
+
+def close(ours: Tensor, expected: Tensor) -> bool:
+    """To a hundredth of the whole gradient's norm: a unit may be clipped 0.4 % short."""
+    return norm(ours - expected) < 1e-2 * norm(expected)
+
+
 @pytest.mark.parametrize(("name", "normalisation", "size"), NETWORKS)
-def test_equals_a_loop_over_images(name: str, normalisation: str, size: int, clipping: str, make_model: MakeModel) -> None:
+def test_equals_a_loop_over_images(name: str, normalisation: str, size: int, make_model: MakeModel) -> None:
     model, (images, labels) = make_model(name, normalisation, size), batch(size)
     gradients = unit_gradients(model, images, labels, list(range(6)))
     clip = sorted(norm(gradient) for gradient in gradients)[3]  # some are clipped, some not
-    assert close(total(model, images, labels, list(range(6)), clip, clipping), clipped_sum(gradients, clip))
+    assert close(total(model, images, labels, list(range(6)), clip), clipped_sum(gradients, clip))
 
 
-def test_a_units_views_are_averaged_then_clipped_once(make_model: MakeModel) -> None:
-    model, (images, labels), owner = make_model(), batch(16), [0, 0, 0, 1, 2, 2]
+@pytest.mark.parametrize("owner", [[0, 0, 0, 1, 2, 2], [2, 0, 1, 0, 2, 0], [0, 1, 2, 3, 4, 4]])
+def test_a_units_views_are_averaged_then_clipped_once(owner: list[int], make_model: MakeModel) -> None:
+    model, (images, labels) = make_model(), batch(16)
     gradients = unit_gradients(model, images, labels, owner)
     clip = sorted(norm(gradient) for gradient in gradients)[1]
-    assert close(total(model, images, labels, owner, clip, "auto"), clipped_sum(gradients, clip))
+    assert close(total(model, images, labels, owner, clip), clipped_sum(gradients, clip))
 
 
 @pytest.mark.filterwarnings("ignore:Full backward hook")
 def test_equals_opacus(make_model: MakeModel) -> None:
     """On contiguous maps and a network that it can wrap; with no noise its optimiser leaves the clipped sum."""
     model, (images, labels), clip = make_model(normalisation="group"), batch(16), 0.7
-    ours = total(model, images, labels, list(range(6)), clip, "auto")
+    ours = total(model, images, labels, list(range(6)), clip)
     wrapped = GradSampleModule(model.to(memory_format=torch.contiguous_format), loss_reduction="sum")
     optimizer = DPOptimizer(
         torch.optim.SGD(wrapped.parameters(), 0.0), noise_multiplier=0.0, max_grad_norm=clip, expected_batch_size=None, loss_reduction="sum"
     )
     losses_of(wrapped)(images.contiguous(), labels).sum().backward()
     optimizer.step()
-    assert close(ours, [parameter.grad for parameter in wrapped.parameters() if parameter.grad is not None])
+    assert close(ours, torch.cat([parameter.grad.flatten() for parameter in wrapped.parameters() if parameter.grad is not None]))
 
 
-@pytest.mark.parametrize("clipping", ["per-sample", "ghost"])
-def test_one_unit_more_changes_the_sum_by_no_more_than_the_clip(clipping: str, make_model: MakeModel) -> None:
-    model, (images, labels), clip = make_model(), batch(16), 0.01
-    every = total(model, images, labels, list(range(6)), clip, clipping)
-    fewer = total(model, images[:5], labels[:5], list(range(5)), clip, clipping)
-    difference = norm([a - b for a, b in zip(every, fewer, strict=True)])
-    assert 0.99 * clip < difference < 1.0001 * clip
+# --- one unit more changes the sum by no more than the clipping norm ---------------------------------------------------------
+
+
+def sensitivity(
+    model: nn.Module, images: Tensor, labels: Tensor, owner: list[int], clip: float, losses: clipping.Losses | None = None
+) -> float:
+    """The exact change of the sum by its last unit, over the clipping norm; in a batch of one size, as micro-batches have."""
+    last = max(owner)
+    every = steps(model, images, labels, owner, clip, losses)
+    fewer = ClippedSum(model, losses or losses_of(model), clip)
+    without = fewer.zeros()
+    fewer.add_to(without, images, labels, torch.tensor(owner), last)
+    return exact_norm(every - without) * fewer.step / clip
+
+
+def amplifying(model: nn.Module, gain: float, constant: float) -> nn.Module:
+    """Start weights of an attacker's choice: a first layer whose maps are a large constant and whose gradients sum to zero."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.mul_(gain ** (1 / 4))
+        first = next(module for module in model.modules() if isinstance(module, nn.Conv2d))
+        first.weight.add_(constant / first.weight[0].numel())
+    return model
+
+
+@pytest.mark.parametrize("owner", [[0, 1, 2, 3, 4, 5], [0, 0, 1, 1, 2, 2]], ids=["images", "patients"])
+@pytest.mark.parametrize(("gain", "constant"), [(1.0, 0.0), (1e6, 3e3), (1e12, 3e6), (1e-12, 1e3), (1e30, 1e10)])
+@pytest.mark.parametrize(("name", "normalisation", "size"), NETWORKS[:2])
+def test_one_unit_more_changes_the_sum_by_no_more_than_the_clip(
+    name: str, normalisation: str, size: int, gain: float, constant: float, owner: list[int], make_model: MakeModel
+) -> None:
+    """The attack: weights with which the norms of Gram matrices cancelled, so that a unit added 17,150 times the clipping norm."""
+    model, (images, labels) = amplifying(make_model(name, normalisation, size), gain, constant), batch(size)
+    images = images + constant
+    assert sensitivity(model, images, labels, owner, 0.01) <= 1.0
+
+
+class Convolutions(nn.Module):
+    """Two of them with a normalisation between, whose gradients sum to zero over positions, on maps with a constant part."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm, self.last = nn.Conv2d(1, 8, 3, padding=1), nn.GroupNorm(2, 8), nn.Conv2d(8, 8, 3, padding=1)
+        self.after, self.head = nn.GroupNorm(2, 8), nn.Linear(8, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        maps = self.after(self.last(self.norm(self.first(images))))
+        return self.head(maps.square().mean((2, 3)))  # type: ignore[no-any-return]
+
+
+numbers = st.floats(width=32, allow_nan=True, allow_infinity=True, allow_subnormal=True)
+scales = st.sampled_from([0.0, 1e-38, 1e-30, 1e-6, 1.0, 3e3, 1e6, 1e15, 3e38])
+
+
+@settings(max_examples=60, deadline=None)
+@given(gain=scales, offset=scales, pixel=numbers, constant=scales, half=st.sampled_from([None, torch.bfloat16, torch.float16]), clip=scales)
+def test_whatever_weights_images_and_precision(
+    gain: float, offset: float, pixel: float, constant: float, half: torch.dtype | None, clip: float
+) -> None:
+    torch.manual_seed(0)
+    model, (images, labels) = Convolutions(), batch(8)
+    clip = min(max(clip, 1e-6), 1e6)  # the settings' bounds
+    with torch.no_grad():
+        model.norm.weight.mul_(gain)
+        model.norm.bias.add_(offset)
+        images = images * gain + constant
+        images[-1, 0, 3, 3] = pixel
+
+    def losses(images: Tensor, labels: Tensor) -> Tensor:
+        with torch.autocast("cpu", dtype=half or torch.bfloat16, enabled=half is not None):
+            logits = model(images)
+        return F.cross_entropy(logits.float(), labels, reduction="none")
+
+    assert sensitivity(model, images, labels, list(range(6)), clip, losses) <= 1.0
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    entries=st.lists(numbers, min_size=1, max_size=6),
+    repeat=st.sampled_from([1, 7, 20_000]),
+    clip=st.floats(1e-6, 1e6),
+    others=st.integers(0, 9),
+)
+def test_whatever_a_units_vector_is(entries: list[float], repeat: int, clip: float, others: int) -> None:
+    """Vectors longer than a part of the norm's sum, beside others, with entries from subnormal to infinite."""
+    summed = ClippedSum(nn.Linear(1, 1), lambda images, labels: images, clip)
+    vector = torch.tensor(entries, dtype=torch.float32).repeat(repeat)
+    company = torch.full((others, len(vector)), clip)
+    with_it, without = (torch.zeros(len(vector), dtype=torch.float64) for _ in range(2))
+    summed.add_units(with_it, torch.cat([company, vector[None]]))
+    summed.add_units(without, company.clone())
+    difference = (with_it - without).numpy()
+    assert (difference == np.rint(difference)).all() and (with_it.numpy() == np.rint(with_it.numpy())).all()
+    square = sum(int(value) ** 2 for value in difference)
+    assert square * summed.step**2 <= clip**2
+
+
+def test_sums_are_exact_whatever_the_order_and_the_number(make_model: MakeModel) -> None:
+    """3,000 units whose entries are as large as they can be: float32 alone would round from the ninth on."""
+    summed = ClippedSum(nn.Linear(1, 1), lambda images, labels: images, 1.9999)
+    units = torch.eye(3).repeat(1000, 1) * 5.0
+    units[::2] *= -0.3
+    forward, backward, apart = (torch.zeros(3, dtype=torch.float64) for _ in range(3))
+    summed.add_units(forward, units.clone())
+    summed.add_units(backward, units.flip(0))
+    for unit in units.split(1):
+        summed.add_units(apart, unit.clone())
+    assert torch.equal(forward, backward) and torch.equal(forward, apart)
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("name", "normalisation", "size"), NETWORKS)
+def test_a_units_gradient_is_the_same_in_any_company_and_place(
+    name: str, normalisation: str, size: int, precision: torch.dtype, make_model: MakeModel
+) -> None:
+    """Bit for bit, in a batch of one size: the kernels' rounding must not tell who else was drawn."""
+    model, (images, labels) = make_model(name, normalisation, size), batch(size, 12)
+
+    def losses(images: Tensor, labels: Tensor) -> Tensor:
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision is torch.bfloat16):
+            return F.cross_entropy(model(images).float(), labels, reduction="none")
+
+    def gradient(order: list[int]) -> Tensor:
+        """Of image 0, where the order has it."""
+        summed = ClippedSum(model, losses, 1.0)
+        vectors = summed._image_gradients(images[order], labels[order], torch.ones(len(order)), len(summed.zeros()))
+        return vectors[order.index(0)].clone()
+
+    for count in (5,) if name == "resnet18" else (3, 4, 6, 8):
+        first = gradient(list(range(count)))
+        for order in (
+            [*range(count - 1, -1, -1)],
+            [7, 0, *range(10, 8, -1), *range(1, count - 3)][:count],
+            [*range(1, count), 0],
+            [0] * count,
+        ):
+            assert torch.equal(gradient(order), first)
 
 
 def test_in_half_precision_too(make_model: MakeModel) -> None:
@@ -109,32 +252,47 @@ def test_in_half_precision_too(make_model: MakeModel) -> None:
             logits = model(images)
         return F.cross_entropy(logits.float(), labels, reduction="none")
 
-    for clipping in ("per-sample", "ghost"):
-        totals = [torch.zeros_like(parameter) for parameter in model.parameters()]
-        ClippedSum(model, losses, clip, clipping).add_to(totals, images[:1], labels[:1], torch.tensor([0]), 1)
-        assert norm(totals) == pytest.approx(clip, rel=1e-3)
+    whole = steps(model, images[:1], labels[:1], [0], clip, losses)
+    assert 0.99 * clip < norm(whole) * ClippedSum(model, losses, clip).step <= clip
 
 
-@pytest.mark.parametrize("clipping", ["per-sample", "ghost"])
-def test_a_unit_whose_gradient_is_not_finite_adds_nothing(clipping: str, make_model: MakeModel) -> None:
+def test_a_unit_whose_gradient_is_not_finite_adds_nothing(make_model: MakeModel) -> None:
     model, (images, labels) = make_model(), batch(16)
     spoilt = images.clone(memory_format=torch.preserve_format)
     spoilt[[1, 4]] = float("nan")
-    good = [0, 2, 3, 5]
-    expected = total(model, images[good], labels[good], list(range(4)), 1.0, clipping)
-    assert close(total(model, spoilt, labels, list(range(6)), 1.0, clipping), expected)
-    nothing = total(model, torch.full_like(images, float("inf")), labels, list(range(6)), 1.0, clipping)
+    good = [0, 6, 1, 2, 6, 3]
+    summed = ClippedSum(model, losses_of(model), 1.0)
+    kept = summed.zeros()
+    summed.add_to(kept, images, labels, torch.tensor(good), 4)
+    assert torch.equal(steps(model, spoilt, labels, list(range(6)), 1.0), kept)
+    nothing = steps(model, torch.full_like(images, float("inf")), labels, list(range(6)), 1.0)
     assert norm(nothing) == 0.0
 
 
-def test_the_sum_has_the_parameters_memory_format_and_leaves_no_hook(make_model: MakeModel) -> None:
+def test_it_leaves_no_hook_and_no_gradient(make_model: MakeModel) -> None:
     model, (images, labels) = make_model(), batch(16)
-    totals = total(model, images, labels, list(range(6)), 1.0, "auto")
-    assert all(value.stride() == parameter.stride() for value, parameter in zip(totals, model.parameters(), strict=True))
+    total(model, images, labels, list(range(6)), 1.0)
     assert not any(module._forward_hooks for module in model.modules())
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
+def test_a_layer_used_twice_is_refused() -> None:
+    """Its gradients would be those of its last use, and the memory of a layer without use would hold an earlier batch's."""
+    layer, head = nn.Conv2d(1, 1, 3, padding=1), nn.Linear(1, 3)
+
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.head = layer, head
+
+        def forward(self, images: Tensor) -> Tensor:
+            return self.head(self.layer(self.layer(images)).mean((2, 3)))  # type: ignore[no-any-return]
+
+    images, labels = batch(8)
+    with pytest.raises(AssertionError, match="used twice"):
+        steps(Twice(), images, labels, list(range(6)), 1.0)
+
+
 def test_batchnorm_is_refused(make_model: MakeModel) -> None:
     with pytest.raises(ConfigError, match=r"BatchNorm2d mixes the images .* set model\.normalisation = weight or group$"):
-        ClippedSum(make_model(normalisation="batch"), lambda images, labels: images, 1.0, "auto")
+        ClippedSum(make_model(normalisation="batch"), lambda images, labels: images, 1.0)

@@ -47,10 +47,15 @@ def test_a_patient_shows_some_of_the_images_each_as_often(generator: SecureGener
     assert stats.chisquare(seen[:5]).pvalue > 1e-5
 
 
-def test_micro_batches_keep_units_whole() -> None:
-    shown = [np.array([1, 2]), np.array([3]), np.array([4, 5]), np.array([6, 7, 8, 9, 10]), np.array([11])]
+def test_micro_batches_keep_units_whole_and_are_of_one_size() -> None:
+    shown = [np.array([1, 2]), np.array([3]), np.array([4, 5]), np.array([6, 7, 8, 9]), np.array([11])]
     batches = list(micro_batches(shown, 4))
-    assert [batch.index.tolist() for batch in batches] == [[1, 2, 3], [4, 5], [6, 7, 8, 9, 10], [11]]
-    assert [batch.owner.tolist() for batch in batches] == [[0, 0, 1], [0, 0], [0] * 5, [0]]
+    assert [batch.index.tolist() for batch in batches] == [[1, 2, 3, 3], [4, 5, 5, 5], [6, 7, 8, 9], [11] * 4]
+    assert [batch.owner.tolist() for batch in batches] == [[0, 0, 1, 2], [0, 0, 1, 1], [0] * 4, [0, 1, 1, 1]]
     assert [batch.units for batch in batches] == [2, 1, 1, 1]
     assert list(micro_batches([], 4)) == []
+
+
+def test_a_unit_larger_than_a_micro_batch_is_refused() -> None:
+    with pytest.raises(ValueError, match="a unit of 5 images does not fit into a batch of 4"):
+        list(micro_batches([np.arange(5)], 4))
