@@ -75,10 +75,8 @@ class CanaryLearner(PrivateLearner):
     whoever sees a model after every step of plain SGD knows it.
     """
 
-    def __init__(
-        self, spec: LearnerSpec, *, clipping: str, physical_batch: int, canaries: GradientCanaries | None = None, seen: Seen
-    ) -> None:
-        super().__init__(spec, clipping=clipping, physical_batch=physical_batch)
+    def __init__(self, spec: LearnerSpec, *, physical_batch: int, canaries: GradientCanaries | None = None, seen: Seen) -> None:
+        super().__init__(spec, physical_batch=physical_batch)
         self._canaries = canaries
         self._seen = seen
         self._divisor = 1.0
@@ -97,31 +95,26 @@ class CanaryLearner(PrivateLearner):
         parts = [parameter.grad.flatten() for parameter in self.model.parameters() if parameter.grad is not None]
         self._seen(torch.cat(parts).cpu() * self._divisor)
 
-    def _add_clipped(self, clipped: ClippedSum, totals: list[Tensor], data: Dataset, work: LocalWork, batch: Batch) -> None:
-        for part, are_canaries in ((_part(batch, batch.index < len(data)), False), (_part(batch, batch.index >= len(data)), True)):
-            if part.units and are_canaries:
-                self._add_canaries(clipped, totals, part.index[np.unique(part.owner, return_index=True)[1]] - len(data))
-            elif part.units:
-                super()._add_clipped(clipped, totals, data, work, part)
+    def _add_clipped(self, clipped: ClippedSum, total: Tensor, data: Dataset, work: LocalWork, batch: Batch) -> None:
+        of_canaries = batch.index >= len(data)
+        images = _without(batch, of_canaries)
+        if images.units:
+            super()._add_clipped(clipped, total, data, work, images)
+        _, first = np.unique(batch.owner[of_canaries & (batch.owner < batch.units)], return_index=True)
+        if len(first):
+            canaries = batch.index[of_canaries][first] - len(data)
+            clipped.add_units(total, self._gradients(canaries))
 
-    def _add_canaries(self, clipped: ClippedSum, totals: list[Tensor], canaries: Index) -> None:
+    def _gradients(self, canaries: Index) -> Tensor:
         if self._canaries is None:
             raise IndexError("a unit of images that are not there")
-        gradients = self._canaries.gradients(canaries, self.flat.parameter_count).to(self._device)
-        add_units(clipped, totals, gradients)
+        return self._canaries.gradients(canaries, self.flat.parameter_count).to(self._device)
 
 
-def add_units(clipped: ClippedSum, totals: list[Tensor], gradients: Tensor) -> None:
-    """Add ``gradients`` ``(m, d)``, one a unit, clipped as the sum's are, to ``totals``."""
-    factors = (clipped._clip / gradients.norm(dim=1)).clamp_max(1.0)
-    for total, part in zip(totals, torch.split(factors @ gradients, [total.numel() for total in totals]), strict=True):
-        total.add_(part.view(total.shape))
-
-
-def _part(batch: Batch, chosen: NDArray[np.bool_]) -> Batch:
-    """The images chosen, their units counted anew; a unit is chosen or not as a whole."""
-    owners, owner = np.unique(batch.owner[chosen], return_inverse=True)
-    return Batch(batch.index[chosen], owner.astype(np.int64), len(owners))
+def _without(batch: Batch, left_out: NDArray[np.bool_]) -> Batch:
+    """The batch without some units, of the same number of images: what is left out becomes filling."""
+    owners, owner = np.unique(np.where(left_out, batch.units, batch.owner), return_inverse=True)
+    return Batch(np.where(left_out, 0, batch.index), owner.astype(np.int64), int(np.count_nonzero(owners < batch.units)))
 
 
 class LikelihoodRatios:

@@ -95,14 +95,15 @@ def _audit_updates(subject: Subject, stated: Stated, steps: int, count: int, see
     parameters = FlatSpec.of(subject.best_model).parameter_count
     canaries = GradientCanaries.spread(min(count, parameters), parameters, _STRENGTH * mechanism.clip, seed)
     included = toss(len(canaries), seed)
+    sites = max(mechanism.units, len(canaries))
     scores = score_updates(
         canaries,
         included,
         mechanism,
         parameters=parameters,
         rounds=steps,
-        clip=lambda update: clip_update(update, mechanism.clip),
-        noise=lambda total: noise_sum(total, mechanism.noise_multiplier, mechanism.clip, generator),
+        clip=lambda update: clip_update(update, mechanism.clip, sites),
+        noise=lambda total: noise_sum(total, mechanism.noise_multiplier, mechanism.clip, sites, generator),
     )
     on_progress(steps, steps)
     return {UPDATES: _judge(scores, included, stated, steps, seed, kinds=1)}
@@ -131,9 +132,7 @@ def _audit_training(subject: Subject, stated: Stated, steps: int, count: int, se
         on_progress(done, steps)
 
     privacy = settings.privacy
-    learner = CanaryLearner(
-        subject.learner_spec(), clipping=privacy.clipping, physical_batch=privacy.physical_batch, canaries=gradients, seen=see
-    )
+    learner = CanaryLearner(subject.learner_spec(), physical_batch=privacy.physical_batch, canaries=gradients, seen=see)
     first = subject.first_model()
     learner.load(learner.flat.parameters(first), learner.flat.buffers(first))
     members = [np.arange(shown * canary, shown * (canary + 1)) for canary in range(images)]

@@ -62,8 +62,8 @@ def test_noise_weaker_than_stated_is_said(make_subject, unit, monkeypatch):
 def weaken_noise(monkeypatch) -> None:
     from primia.privacy.noise import SecureGenerator
 
-    real = SecureGenerator.gaussian
-    monkeypatch.setattr(SecureGenerator, "gaussian", lambda self, count, deviation: real(self, count, deviation / 10))
+    real = SecureGenerator.rounded_gaussian
+    monkeypatch.setattr(SecureGenerator, "rounded_gaussian", lambda self, count, deviation: real(self, count, deviation / 10))
 
 
 def test_the_weakest_mechanism_is_audited_and_for_no_more_steps_than_asked(make_subject):
