@@ -17,14 +17,15 @@ if TYPE_CHECKING:
 def audit(
     run: Run | Path | str,
     *,
-    only: Literal["inversion", "membership"] | None = None,
+    only: Literal["inversion", "membership", "one-run"] | None = None,
     images: int | None = None,
     shadows: int | None = None,
+    canaries: int | None = None,
     thorough: bool = False,
     seed: int = 1,
     on_progress: Callable[[str, int, int], None] | None = None,
 ) -> Audit:
-    """Attack a run: do images come back from updates, and does the model show who was trained on?
+    """Attack a run: do images come back, does the model show who was trained on, does epsilon hold?
 
     Writes ``audit.html``, which shows training images, and ``audit.json`` into the run folder. The private halves of site boxes are
     opened only where every owner's grant for the run's federation holds, and after their audit logs say so.
@@ -34,6 +35,7 @@ def audit(
         only: one part only.
         images: training images to bring back from updates.
         shadows: shadow models for membership inference, even; 0: none.
+        canaries: of each kind in the audit in one run, which a run with differential privacy gets.
         thorough: more of all.
         seed: of every random choice.
         on_progress: called as (part, done, total).
@@ -46,7 +48,7 @@ def audit(
     from primia.report.audit_page import write_audit
 
     folder = run.path if isinstance(run, Run) else Path(run)
-    options = AuditOptions.of(thorough=thorough, images=images, shadows=shadows, seed=seed, only=only)
+    options = AuditOptions.of(thorough=thorough, images=images, shadows=shadows, seed=seed, only=only, canaries=canaries)
     subject = Subject.open(folder, run_data)
     _admit(subject, options)
     done = run_audit(subject, options, on_progress or (lambda part, at, total: None))

@@ -14,10 +14,11 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from primia.privacy.attacks.membership_audit import MembershipAudit
+    from primia.privacy.attacks.one_run import OneRunAudit
     from primia.privacy.attacks.reconstruction import ReconstructionAudit
     from primia.privacy.audit import Audit
 
-_TASKS = {"inversion": "bringing images back", "membership": "training shadow models"}
+_TASKS = {"inversion": "bringing images back", "membership": "training shadow models", "one-run": "training with canaries"}
 _INTERRUPTED = 130
 
 
@@ -26,10 +27,13 @@ def audit(
     images: Annotated[int | None, typer.Option(help="Training images to bring back from updates; 2 where it is not given.")] = None,
     shadows: Annotated[int | None, typer.Option(help="Shadow models for membership inference, even; 0: none; 6 where not given.")] = None,
     thorough: Annotated[bool, typer.Option("--thorough", help="More images, shadow models and iterations; takes an hour or so.")] = False,
-    only: Annotated[Literal["inversion", "membership"] | None, typer.Option(help="One part only.")] = None,
+    only: Annotated[Literal["inversion", "membership", "one-run"] | None, typer.Option(help="One part only.")] = None,
+    canaries: Annotated[
+        int | None, typer.Option(help="Canaries of each kind in the audit in one run of a private run; 1000 where not given.")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of every random choice in the audit.")] = 1,
 ) -> None:
-    """Attack a run as its data owners: do images come back from updates, and does the model show who was trained on?
+    """Attack a run as its data owners: do images come back, does the model show who was trained on, does epsilon hold?
 
     Writes audit.html, which shows training images, and audit.json into the run folder.
 
@@ -47,7 +51,9 @@ def audit(
             progress.update(bars[part], completed=at, total=total)
 
         try:
-            done = api.audit(run, only=only, images=images, shadows=shadows, thorough=thorough, seed=seed, on_progress=show)
+            done = api.audit(
+                run, only=only, images=images, shadows=shadows, canaries=canaries, thorough=thorough, seed=seed, on_progress=show
+            )
         except KeyboardInterrupt:
             _stop()
     _show(console, done, run / "audit.html")
@@ -73,6 +79,8 @@ def _show(console: Console, done: Audit, page: Path) -> None:
         console.print(_inversion_table(done.inversion))
     if done.membership:
         console.print(_membership_table(done.membership))
+    if done.one_run:
+        console.print(_one_run_table(done.one_run))
     for line in (*headlines(done), *([compare_bound(done.membership)] if done.membership else [])):
         console.print(line, markup=False, highlight=False)
     console.print(f"wrote  {page}     shows training images: keep it where they may be kept", markup=False, highlight=False, soft_wrap=True)
@@ -106,6 +114,18 @@ def _membership_table(audit: MembershipAudit) -> Table:
         low, high = attack.interval
         rates = (f"{rate:.1%}" for rate in attack.true_positives_at.values())
         table.add_row(attack.name, f"{attack.area:.3f}", f"{low:.3f} - {high:.3f}", *rates, f">= {attack.bound.epsilon:.2f}")
+    return table
+
+
+def _one_run_table(audit: OneRunAudit) -> Table:
+    from rich.table import Table
+
+    table = Table(title="canaries in one run of the mechanism", title_justify="left")
+    for name in ("canaries", "number", "guesses", "right", "epsilon"):
+        table.add_column(name, justify="left" if name == "canaries" else "right")
+    for kind, bound in audit.bounds.items():
+        table.add_row(kind, str(bound.canaries), str(bound.guesses), str(bound.correct), f">= {bound.epsilon:.2f}")
+    table.add_row(f"accountant ({audit.stated.accountant})", "", "", "", f"<= {audit.epsilon:.2f}")
     return table
 
 

@@ -26,6 +26,7 @@ PROTECTIONS: dict[Protection, str] = {
     "sum": "secure aggregation: sum",
     "noised": "differential privacy",
 }
+_STEPS = {"image": "steps", "patient": "steps", "site": "rounds"}
 _OWNER_ONLY = 0o600
 
 
@@ -87,6 +88,8 @@ def render_audit(audit: Audit) -> str:
         membership=membership,
         curves=image_source(membership_curves(membership)) if membership else "",
         comparison=compare_bound(membership) if membership else "",
+        one_run=audit.one_run,
+        one_run_line=one_run_line(audit),
         seconds=audit.seconds,
     )
 
@@ -98,6 +101,8 @@ def headlines(audit: Audit) -> list[str]:
         found.append(_inversion_headline(audit.inversion))
     if audit.membership:
         found.append(_membership_headline(audit.membership))
+    if line := one_run_line(audit):
+        found.append(line)
     return found
 
 
@@ -124,6 +129,23 @@ def compare_bound(audit: MembershipAudit) -> str:
         f"The attacks prove that epsilon is at least {proven.epsilon:.2f}, but the accountant says at most {audit.budget.epsilon:.2f} "
         f"(both at delta {proven.delta:.2g}). Both cannot hold: do not rely on this run's guarantee before the cause is known."
     )
+
+
+def one_run_line(audit: Audit) -> str:
+    """What guessing the canaries proves beside what is stated, in words; empty where that part was not asked for."""
+    if "one-run" not in audit.options.parts:
+        return ""
+    if audit.one_run is None:
+        return "This run was not trained with differential privacy, so there is no mechanism for an audit in one run to test."
+    found, stated = audit.one_run, audit.one_run.stated
+    steps = "" if found.steps == stated.steps else f" for the first {found.steps} of {stated.steps} {_STEPS[stated.unit]}"
+    line = (
+        f"Guessing canaries in one run of this mechanism proves that epsilon is at least {found.proven.epsilon:.2f}; stated is at most "
+        f"{found.epsilon:.2f}{steps} (both at delta {stated.delta:.2g})."
+    )
+    if found.is_refuted:
+        return f"ERROR: {line} Both cannot hold: do not rely on this run's guarantee before the cause is known."
+    return f"{line} The two agree."
 
 
 def _inversion_headline(audit: ReconstructionAudit) -> str:

@@ -54,6 +54,22 @@ def test_one_part_alone(folder, only, missing):
     assert document[missing] is None and document[only]
 
 
+def test_a_private_run_is_audited_in_one_run(tmp_path):
+    mechanism = {"noise_multiplier": 2.0, "sample_rate": 0.5, "steps": 2, "clip": 1.0, "views": 1, "units": 6}
+    spent = {"sites": {"site-1": {"unit": "image", "epsilon": 3.0, "delta": 1e-5, "accountant": "rdp", **mechanism}}}
+    folder = fixtures["make_run"](tmp_path / "run", spent=spent, privacy={"unit": "image", "noise_multiplier": 2.0})
+    result = run(folder, "--only", "one-run", "--canaries", "100")
+    assert result.exit_code == 0, result.output
+    assert "canaries in one run of the mechanism" in result.stdout and "worst-case gradients" in result.stdout
+    document = json.loads((folder / "audit.json").read_text())
+    assert document["one_run"]["bounds"]["worst-case gradients"]["canaries"] == 100
+    assert document["one_run"]["epsilon_proven"] <= document["one_run"]["epsilon_stated"]
+
+
+def test_too_few_canaries_are_refused(tmp_path):
+    assert isinstance(run(tmp_path / "nowhere", "--canaries", "2").exception, ConfigError)
+
+
 def test_seed_and_numbers_are_those_given(folder):
     assert run(folder, "--thorough", "--only", "membership", "--shadows", "0", "--seed", "9").exit_code == 0
     document = json.loads((folder / "audit.json").read_text())

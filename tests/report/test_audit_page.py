@@ -17,10 +17,13 @@ from PIL import Image
 
 from primia.errors import RunError
 from primia.privacy.attacks.inversion import Effort
-from primia.privacy.attacks.subject import Budget, Subject
+from primia.privacy.attacks.one_run import OneRunAudit
+from primia.privacy.attacks.one_run_bound import OneRunBound
+from primia.privacy.attacks.subject import Budget, Stated, Subject
 from primia.privacy.audit import Audit, AuditOptions, run_audit
+from primia.privacy.mechanism import Mechanism
 from primia.report.audit_figures import membership_curves, picture_source
-from primia.report.audit_page import compare_bound, headlines, render_audit, write_audit
+from primia.report.audit_page import compare_bound, headlines, one_run_line, render_audit, write_audit
 
 fixtures = runpy.run_path(str(Path(__file__).parents[1] / "privacy" / "attacks" / "conftest.py"))
 
@@ -31,7 +34,8 @@ def audit(tmp_path_factory) -> Audit:
     document = json.loads((folder / "summary.json").read_text())
     (folder / "summary.json").write_text(json.dumps(document | {"name": "<b>run</b>"}))
     subject = Subject.open(folder, fixtures["locate"])
-    return run_audit(subject, AuditOptions(images=2, shadows=2, effort=Effort(iterations=2)), lambda *at: None)
+    options = AuditOptions(images=2, shadows=2, effort=Effort(iterations=2), parts=("inversion", "membership"))
+    return run_audit(subject, options, lambda *at: None)
 
 
 class Sources(HTMLParser):
@@ -152,3 +156,36 @@ def test_the_inversion_headline_counts_what_was_picked_out(audit):
     assert said(none=True).startswith("Without protection, 2 of 2 training images")
     assert "mask of secure aggregation it was 0 of 2, behind differential privacy 2 of 2." in said(noised=True)
     assert said(sum=True).endswith("From the sum over 3 sites with one image each, which secure aggregation does show, it was 2 of 2.")
+
+
+STATED = Stated("site-1", "image", Mechanism(2.0, 1.0, 0.1, 50), 1, 60, 1e-5, "prv")
+
+
+def with_one_run(audit, proven: float, steps: int = 60, stated: Stated = STATED):
+    bounds = {"worst-case gradients": OneRunBound(proven, 1e-5, 0.975, 1000, 100, 91)}
+    options = replace(audit.options, parts=("one-run",))
+    return replace(audit, options=options, inversion=None, membership=None, one_run=OneRunAudit(stated, steps, 2.0, bounds))
+
+
+def test_the_bound_of_one_run_stands_beside_what_is_stated(audit):
+    agreeing = with_one_run(audit, 1.25)
+    page = render_audit(agreeing)
+    assert "epsilon is at least 1.25; stated is at most 2.00 (both at delta 1e-05). The two agree." in one_run_line(agreeing)
+    assert one_run_line(agreeing) in page and "worst-case gradients" in page and "at least 1.25" in page
+    assert "ERROR" not in page
+    assert "for the first 30 of 60 steps" in one_run_line(with_one_run(audit, 1.25, steps=30))
+    assert "for the first 30 of 60 rounds" in one_run_line(with_one_run(audit, 1.25, 30, replace(STATED, unit="site")))
+
+
+def test_more_proven_than_stated_is_an_error(audit):
+    refuted = with_one_run(audit, 2.5)
+    assert one_run_line(refuted).startswith("ERROR: ") and "Both cannot hold" in one_run_line(refuted)
+    assert f'<strong class="worst">{one_run_line(refuted)}' in render_audit(refuted).replace("&#39;", "'")
+    assert refuted.document()["one_run"]["is_refuted"]
+
+
+def test_a_run_without_differential_privacy_is_said_to_have_no_mechanism(audit):
+    asked = replace(audit, options=replace(audit.options, parts=("one-run",)))
+    assert "not trained with differential privacy" in one_run_line(asked)
+    assert one_run_line(asked) in headlines(asked) and one_run_line(asked) in render_audit(asked)
+    assert one_run_line(audit) == ""

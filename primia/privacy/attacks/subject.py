@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +19,7 @@ from primia.data.shard import JoinedDataset, Shard
 from primia.errors import ConsentError, RunError
 from primia.models.file import ModelCard, load_model
 from primia.models.registry import build_model
+from primia.privacy.mechanism import Mechanism
 from primia.training.learner import LearnerSpec
 
 Locate = Callable[[Settings], FederatedData]
@@ -30,6 +31,25 @@ class Budget:
 
     epsilon: float
     delta: float
+
+
+@dataclass(frozen=True)
+class Stated:
+    """What the run states of the mechanism of one site, or of the federation where sites are protected."""
+
+    site: str
+    unit: str
+    mechanism: Mechanism
+    views: int
+    steps: int
+    delta: float
+    accountant: str
+
+    @classmethod
+    def of(cls, site: str, statement: Mapping[str, Any]) -> Stated:
+        """The statement of one site in ``summary.json``."""
+        mechanism = Mechanism(*(statement[name] for name in ("noise_multiplier", "clip", "sample_rate", "units")))
+        return cls(site, mechanism=mechanism, **{name: statement[name] for name in ("unit", "views", "steps", "delta", "accountant")})
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,6 +111,26 @@ class Subject:
         sites = (self.summary.get("privacy") or {}).get("sites") or {}
         spent = [Budget(site["epsilon"], site["delta"]) for site in sites.values() if site.get("epsilon") is not None]
         return max(spent, key=lambda budget: budget.epsilon, default=None)
+
+    @property
+    def stated(self) -> Stated | None:
+        """What is stated where the noise is weakest; None for a run without differential privacy, or without a step of it."""
+        sites = (self.summary.get("privacy") or {}).get("sites") or {}
+        found = [Stated.of(name, site) for name, site in sites.items() if site.get("steps")]
+        return min(found, key=lambda each: each.mechanism.noise_multiplier / each.mechanism.sample_rate, default=None)
+
+    def shard_of(self, name: str) -> Path:
+        """The training images of a site.
+
+        Raises:
+            RunError: the run has no such site.
+        """
+        for site in self.training_sites:
+            if site.name == name and site.train:
+                return site.train
+        raise RunError(
+            f"{self.path / 'summary.json'} states the privacy of a site {name!r} that is not in this run; was the folder mixed up?"
+        )
 
     @property
     def epochs(self) -> int:
