@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from primia.errors import ProtocolError
+from primia.files import private_folder
 
 Key = tuple[str, int, str]
 
@@ -48,7 +49,7 @@ class Journal:
         return self._known
 
     def _append(self, entry: dict[str, object]) -> None:
-        self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        private_folder(self._path.parent)
         descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         with open(descriptor, "a") as file:  # noqa: PTH123 - by descriptor
             file.write("\n" * (self._path.stat().st_size > 0) + json.dumps(entry))

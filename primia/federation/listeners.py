@@ -75,7 +75,9 @@ class TensorBoardListener:
     """Writes TensorBoard scalars a round; a resume overwrites what came after its checkpoint."""
 
     def __init__(self, folder: Path, done: int) -> None:
+        self._folder = own_folder(folder)
         self._writer = SummaryWriter(str(folder), purge_step=done + 1 if done else None)
+        keep_private(folder)
 
     @singledispatchmethod
     def hear(self, event: Event) -> None:
@@ -102,3 +104,4 @@ class TensorBoardListener:
     def close(self) -> None:
         """Flush and close the event file."""
         self._writer.close()
+        keep_private(self._folder)

@@ -19,7 +19,7 @@ from primia.federation.exchange import Charter
 from primia.federation.journal import Journal
 from primia.federation.peers import Peers
 from primia.federation.plan import SPLITS, SitePlan
-from primia.files import atomic_text
+from primia.files import atomic_text, private_folder
 from primia.privacy.spend import Limit
 from primia.secagg.identity import Identity, PublicIdentity
 from primia.secagg.messages import Advertisement, Task
@@ -90,7 +90,7 @@ class Member:
 
     def shards(self, split: str) -> list[Shard]:
         """The shards of a split; empty where the site has none."""
-        return [Shard.open(path) for path in self.plan.shards(split)]
+        return [Shard.open(path, box=self.plan.box) for path in self.plan.shards(split)]
 
     def class_counts(self, split: str) -> NDArray[np.int64]:
         """Images of each class in a split that the site has."""
@@ -264,7 +264,7 @@ class Member:
         return SiteBox.open(self.plan.box)
 
     def _folder(self, charter: Charter) -> Path:
-        return _made(charter.state_folder / self.name)
+        return private_folder(charter.state_folder / self.name)
 
     def finish(self, charter: Charter, purpose: str) -> None:
         """Forget the keys of an aggregation."""
@@ -275,8 +275,3 @@ class Member:
         for kept in (self._identities, self._trusted, self._privacy, self._journals):
             kept.pop(charter, None)
         self._roles = {key: role for key, role in self._roles.items() if key[0] != charter}
-
-
-def _made(folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    return folder

@@ -163,11 +163,11 @@ class Program:
             ProtocolError: it is of another version, or is none.
         """
         try:
-            document = json.loads(text)
+            document = parse_object(text)
             if document.pop("version") != _VERSION:
                 raise ProtocolError("the plan is of another version of primia; install the same at all parties")
             return cls(**document | {"input_shape": tuple(document["input_shape"]), "steps": tuple(map(_step, document["steps"]))})
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             raise ProtocolError(f"the plan cannot be read ({error}); install the same version of primia at all parties") from None
 
     def to_message(self) -> Message:
