@@ -7,6 +7,7 @@ itself goes to a path that exists already (:func:`atomic_path`), or into a priva
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import shutil
@@ -46,7 +47,7 @@ def private_folder(path: Path) -> Path:
         path.chmod(FOLDER_MODE)
     except FileExistsError:
         if not path.is_dir():
-            raise
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path)) from None
     return path
 
 
@@ -57,7 +58,7 @@ def own_folder(path: Path) -> Path:
         OSError: it cannot be made or changed, or it is a link, which could lead anywhere.
     """
     if path.is_symlink():
-        raise NotADirectoryError(20, "a link, where a folder of this project belongs", str(path))
+        raise NotADirectoryError(errno.ENOTDIR, "a link, where a folder of this project belongs", str(path))
     private_folder(path)
     if stat.S_IMODE(path.stat().st_mode) & UMASK:
         path.chmod(FOLDER_MODE)
@@ -87,7 +88,7 @@ def open_to_append(path: Path) -> IO[str]:
     status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
         os.close(descriptor)
-        raise OSError(22, "no file of its own: a link or a device", str(path))
+        raise OSError(errno.EINVAL, "no file of its own: a link or a device", str(path))
     return os.fdopen(descriptor, "a", encoding="utf-8")
 
 
@@ -111,7 +112,7 @@ def private_umask() -> Iterator[None]:
 def scratch_file(folder: Path) -> Iterator[BinaryIO]:
     """A file without a name in ``folder``, gone when closed."""
     with tempfile.TemporaryFile(dir=folder) as file:
-        yield file  # type: ignore[misc]
+        yield file
 
 
 @contextmanager

@@ -138,7 +138,8 @@ def shards_fingerprint(shards: Sequence[Shard]) -> str:
 def new_folder(output: Path) -> Iterator[Path]:
     """A scratch folder that becomes ``output`` if all goes well and vanishes if not; nobody else can read what is in it.
 
-    Raises :class:`ConsentError` if ``output`` lies in a site box, :class:`DataError` if ``output`` exists and is not empty, or on a full or unwritable disk.
+    Raises :class:`ConsentError` if ``output`` lies in a site box, :class:`DataError` if it exists and is not empty, or on a full or
+    unwritable disk.
     """
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise DataError(f"{output}: exists and is not empty; choose another output folder or remove it")

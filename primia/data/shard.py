@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Literal, Protocol
+from typing import Annotated, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -59,7 +59,7 @@ class ShardHeader:
     """What the pixels of a shard are; ``fingerprint`` names the content and settings it was packed from."""
 
     site: Name
-    split: Literal["train", "validation", "test"]
+    split: Annotated[str, Field(pattern="^(train|validation|test)$")]
     classes: Annotated[tuple[Name, ...], Field(min_length=1, max_length=CLASS_LIMIT)]
     channels: Annotated[int, Field(ge=1, le=4)]
     image_size: Annotated[int, Field(ge=1, le=SIZE_LIMIT)]

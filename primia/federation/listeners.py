@@ -10,6 +10,7 @@ from typing import Protocol
 from torch.utils.tensorboard import SummaryWriter
 
 from primia.federation.events import Event, Notice, RoundFinished, RunFinished, RunStarted, SiteFinished, SiteLeftOut
+from primia.files import keep_private, own_folder
 
 _SCALARS = ("mcc", "accuracy", "balanced_accuracy", "roc_auc", "loss")
 

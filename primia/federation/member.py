@@ -149,7 +149,7 @@ class Member:
 
             plan = PrivacyPlan(self.unit_count(charter), settings.training.batch_size, steps, settings.federation.rounds)
             box, federation = self._box(charter), settings.federation.identity
-            ledger = Ledger(box.ledger if box else _made(charter.ledgers / self.name) / "privacy.jsonl")
+            ledger = Ledger(box.ledger if box else private_folder(charter.ledgers / self.name) / "privacy.jsonl")
             limit = partial(self._limit, charter)
             self._privacy[charter.id] = SitePrivacy(settings.privacy, plan, ledger, federation=federation, run=charter.run, limit=limit)
         return self._privacy[charter.id]

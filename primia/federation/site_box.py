@@ -19,7 +19,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from primia.data.closed import CARD_FILE, FORMAT
+from primia.data import closed
 from primia.data.shard import Shard, write_marked
 from primia.errors import ConsentError
 from primia.federation.audit_log import AuditEntry, AuditLog, Head
@@ -31,6 +31,8 @@ from primia.federation.peers import Peer, Peers
 from primia.files import keep_private, own_folder
 from primia.secagg.identity import Identity, PublicIdentity
 
+CARD_FILE = closed.CARD_FILE
+FORMAT = closed.FORMAT
 VERSION = 1
 LEDGER_FILE = "privacy.jsonl"
 
@@ -217,7 +219,7 @@ def fill_box(folder: Path, *, owner: str, shards: Sequence[Shard]) -> None:
     datasets.folder.mkdir()
     for shard in shards:
         if shard.path.is_symlink():
-            raise ConsentError(f"{shard.path}: a symbolic link, which a site box may not hold; give the file itself")
+            raise ConsentError(f"{shard.path}: not one file {site}.arrow but a link, which a site box may not hold; give the file itself")
         with tempfile.TemporaryDirectory(dir=folder, prefix=".mock.") as scratch:
             mock, private = (own_folder(Path(scratch, half)) / f"{site}.arrow" for half in ("mock", "private"))
             write_mock(mock, shard.header)

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -36,7 +36,7 @@ class ModelCard:
 
     model: ModelSettings
     classes: Annotated[tuple[Name, ...], Field(min_length=2, max_length=CLASS_LIMIT)]
-    channels: Literal[1, 3]
+    channels: Annotated[int, Field(ge=1, le=3)]
     image_size: Annotated[int, Field(ge=8, le=SIZE_LIMIT)]
     normalisation: Normalisation
     synthetic: bool

@@ -20,6 +20,7 @@ from primia.errors import ProtocolError
 from primia.mpc.dpf_layout import key_bytes
 from primia.mpc.messages import Kind, Message
 from primia.mpc.ring import Window, dtype_of, packed_bytes
+from primia.untrusted.documents import parse_object
 
 Shape = tuple[int, int, int]
 """Channels, height, width of one image's map."""

@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import IO, Self
 
 from primia.errors import ClusterError
+from primia.files import keep_private, own_folder
 
 OBJECTIVE = "objective/validation_mcc"
 

@@ -18,7 +18,7 @@ import syft_crypto_python as syc
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from primia.errors import ProtocolError
+from primia.errors import ProtocolError, RunError
 from primia.files import atomic_text, private_folder
 
 _GROUP = 4

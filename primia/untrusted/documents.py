@@ -33,7 +33,7 @@ def parse_json(data: bytes | str, *, finite: bool = True) -> Any:
     except Unusable:
         raise
     except ValueError as error:
-        raise Unusable(f"no JSON: {printable(error)}") from None
+        raise Unusable(printable(error)) from None
     _check_nesting(value)
     return value
 

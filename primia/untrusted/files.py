@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from pathlib import Path
@@ -24,8 +25,8 @@ def read_file(path: Path, limit: int = DOCUMENT_LIMIT, *, follow: bool = False) 
     """The content of a regular file of at most ``limit`` bytes; ``follow`` a link where the user names the file.
 
     Raises:
-        OSError: it is missing or not readable.
-        Unusable: a link, a folder, a device, or too large.
+        OSError: it is missing, not readable, or a folder.
+        Unusable: a link, a device, or too large.
     """
     status = path.stat() if follow else path.lstat()
     _check_regular(status, limit)
@@ -96,6 +97,8 @@ def _entries(folder: str, depth: int) -> list[os.DirEntry[str]]:
 def _check_regular(status: os.stat_result, limit: int | None) -> None:
     if stat.S_ISLNK(status.st_mode):
         raise Unusable("a symbolic link")
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
     if not stat.S_ISREG(status.st_mode):
         raise Unusable("no regular file")
     if limit is not None and status.st_size > limit:
