@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -78,5 +79,8 @@ def check_no_links(root: Path) -> None:
     for folder, folders, files in os.walk(root):
         for name in (*folders, *files):
             path = Path(folder, name)
-            if path.is_symlink():
+            mode = path.lstat().st_mode
+            if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or stat.S_ISLNK(mode)):
+                raise ConsentError(f"{path}: neither a file nor a folder, which a site box may not hold; remove it")
+            if stat.S_ISLNK(mode):
                 raise ConsentError(f"{path}: a symbolic link, which a site box may not hold; put the file itself there")

@@ -30,6 +30,7 @@ from primia.federation.mock import write_mock
 from primia.federation.peers import Peer, Peers
 from primia.files import keep_private, own_folder
 from primia.secagg.identity import Identity, PublicIdentity
+from primia.untrusted.files import printable, read_file
 
 CARD_FILE = closed.CARD_FILE
 FORMAT = closed.FORMAT
@@ -89,9 +90,9 @@ class SiteBox:
     def public_document(self) -> str:
         """The public keys as the text to hand out; :class:`ConsentError` if they are missing."""
         try:
-            return (self.path / "identity" / "public.json").read_text(encoding="utf-8").strip()
-        except OSError as error:
-            raise ConsentError(f"{self.path}: has no public keys ({error.strerror}); restore identity/ from a backup") from None
+            return read_file(self.path / "identity" / "public.json").decode().strip()
+        except (OSError, ValueError) as error:
+            raise ConsentError(f"{self.path}: has no public keys ({printable(error)}); restore identity/ from a backup") from None
 
     def identity(self) -> Identity:
         """The site's private keys, for this process only.
