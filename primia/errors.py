@@ -7,7 +7,6 @@ escapes is a bug and shows its traceback.
 
 from __future__ import annotations
 
-
 _LONGEST = 2000
 """Characters of a message."""
 

@@ -202,7 +202,10 @@ def unreadable(path: Path, reason: str) -> RunError:
 def file_logger(path: Path) -> Iterator[logging.Logger]:
     """A logger that appends to a file."""
     logger = logging.Logger(f"primia.{path}", logging.INFO)
-    stream = open_to_append(path)
+    try:
+        stream = open_to_append(path)
+    except OSError as error:
+        raise RunError(f"cannot write {path}: {error.strerror}; remove it") from None
     handler = logging.StreamHandler(stream)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logger.addHandler(handler)
