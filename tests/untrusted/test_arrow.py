@@ -13,10 +13,10 @@ BATCH = pa.record_batch({"a": pa.array([0] * 100_000), "b": pa.array(["x"] * 100
 
 
 def write(path: Path, *batches: pa.RecordBatch, compression: str | None = None) -> Path:
-    with pa.OSFile(str(path), "wb") as file:
-        with pa.ipc.new_file(file, batches[0].schema, options=pa.ipc.IpcWriteOptions(compression=compression)) as writer:
-            for batch in batches:
-                writer.write_batch(batch)
+    options = pa.ipc.IpcWriteOptions(compression=compression)
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, batches[0].schema, options=options) as writer:
+        for batch in batches:
+            writer.write_batch(batch)
     return path
 
 

@@ -40,5 +40,5 @@ def test_the_first_field_that_does_not_fit_is_named() -> None:
         x: int
 
     assert validated(Point, {"x": 1}).x == 1
-    with pytest.raises(Unusable, match="^x: Input should be a valid integer"):
+    with pytest.raises(Unusable, match=r"^x: Input should be a valid integer"):
         validated(Point, {"x": "\n"})
