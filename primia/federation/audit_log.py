@@ -157,9 +157,9 @@ class AuditLog:
     def _head(self) -> Head:
         content = read_json(self._head_path, missing={})
         try:
-            head: Head = validated(_HEAD, content)
+            head: Head = validated(_HEAD, asdict(Head(**content)))
             return head
-        except Unusable:
+        except (TypeError, Unusable):
             raise ConsentError(f"{self._head_path}: no head of an audit log; {MEND}") from None
 
     @contextmanager
