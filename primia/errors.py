@@ -7,11 +7,20 @@ escapes is a bug and shows its traceback.
 
 from __future__ import annotations
 
+_LONGEST = 2000
+"""Characters of a message."""
+
 
 class PrimiaError(Exception):
     """Base of all errors that a user can cause and mend."""
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        """The line: what it quotes of others' files may hold line breaks, and signs that steer a terminal."""
+        text = super().__str__()
+        shown = "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text[:_LONGEST])
+        return shown if len(text) <= _LONGEST else f"{shown} ..."
 
 
 class ConfigError(PrimiaError):

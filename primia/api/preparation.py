@@ -7,6 +7,7 @@ from pathlib import Path
 
 from primia.config.settings import Settings
 from primia.errors import RunError
+from primia.files import private_folder, scratch_file
 
 
 def resolved(settings: Settings) -> Settings:
@@ -36,10 +37,9 @@ def run_name(settings: Settings) -> str:
 def check_output(output: Path) -> None:
     """Make the folder; RunError where nothing can be written into it."""
     try:
-        output.mkdir(parents=True, exist_ok=True)
-        probe = output / ".primia-writable"
-        probe.touch()
-        probe.unlink()
+        private_folder(output)
+        with scratch_file(output):
+            pass
     except OSError as error:
         raise RunError(f"cannot write to {output}: {error.strerror}; give another --output") from None
 

@@ -207,14 +207,17 @@ def show(
 
     Example: primia-ray data show sites/ --output sheet.png
     """
+    from primia.data.closed import refuse_box
     from primia.data.contact_sheet import contact_sheet
     from primia.data.layout import is_packed
     from primia.data.shard import disk_errors
+    from primia.files import atomic_path
 
     catalogue = _open(folder, image_size=96, patient_pattern="auto")
     sheet = contact_sheet(catalogue, columns=columns)
-    with disk_errors(output):
-        sheet.save(output, format="PNG")
+    refuse_box(output)
+    with disk_errors(output), atomic_path(output) as path:
+        sheet.save(path, format="PNG")
     _show_counts(catalogue)
     _wrote(output, _train(folder, catalogue, packed=is_packed(folder)), f"{sheet.width} x {sheet.height} pixels")
 

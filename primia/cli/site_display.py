@@ -67,7 +67,7 @@ def _datasets(box: SiteBox) -> Table:
 
     from primia.data.shard import Shard
 
-    shards = {split: [Shard.open(box.shard(split, dry_run)) for dry_run in (False, True)] for split in box.splits}
+    shards = {split: [Shard.open(box.shard(split, dry_run), box=box.path) for dry_run in (False, True)] for split in box.splits}
     classes = shards[box.splits[0]][0].classes
     table = Table("dataset", title="images by class, which the owner alone sees")
     for name in (*classes, "images", "patients", "in the mock half"):

@@ -26,6 +26,7 @@ from time import monotonic, sleep
 from primia.cluster.jobs import find_token, last_lines, request
 from primia.cluster.session import _QUIET, _own_token, _store
 from primia.errors import ClusterError
+from primia.files import UMASK
 
 _START_S = 60.0
 _END_S = 20.0
@@ -99,6 +100,7 @@ def _start(folder: Path, options: list[str], token: Mapping[str, str]) -> subpro
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            umask=UMASK,
         )
 
 

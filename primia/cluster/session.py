@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from primia.errors import ClusterError
+from primia.files import private_umask
 
 _QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "RAY_DEDUP_LOGS": "1"}
 _SMALLEST_STORE_BYTES = 256 * 2**20
@@ -94,7 +95,8 @@ def _init(ray: Any, address: str | None, store_bytes: int, *, dashboard: bool) -
     else:
         options |= {"address": "local", "include_dashboard": dashboard, "object_store_memory": _store(store_bytes)}
     try:
-        host = ray.init(**options).dashboard_url
+        with private_umask():  # the cluster's processes take it over, and with it their logs
+            host = ray.init(**options).dashboard_url
     except Exception as error:  # Ray raises just that where a node does not come up in time
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         if address:

@@ -21,6 +21,7 @@ from primia.config.fields import SECTIONS, form_of, keys, keys_of, parse, render
 from primia.config.primia_names import NEW_NAMES, PRIMIA_SECTIONS
 from primia.config.settings import Settings
 from primia.errors import ConfigError
+from primia.untrusted.files import Unusable, read_file
 
 OVERRIDE = "--set"
 _IN_SPACE = "search."
@@ -129,11 +130,13 @@ def _parsed(path: Path) -> configparser.ConfigParser:
     parser = configparser.ConfigParser(delimiters=("=",), interpolation=None, default_section="", empty_lines_in_values=False)
     parser.optionxform = str  # type: ignore[assignment, method-assign]
     try:
-        parser.read_string(path.read_text(encoding="utf-8-sig"), source=str(path))
+        parser.read_string(read_file(path, follow=True).decode("utf-8-sig"), source=str(path))
     except OSError as error:
         raise ConfigError(f"cannot read settings file {path}: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not a settings file: byte {error.start} is not UTF-8 text") from None
+    except Unusable as error:
+        raise ConfigError(f"{path}: not a settings file: {error}") from None
     except configparser.Error as error:
         raise ConfigError(f"{path}: {_syntax(error)}") from None
     return parser

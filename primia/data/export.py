@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
@@ -14,6 +13,7 @@ from PIL.PngImagePlugin import PngInfo
 from primia.data.catalogue import Catalogue
 from primia.data.layout import CLASSES_FILE, SYNTHETIC_FILE
 from primia.data.packed import Progress, new_folder
+from primia.files import copy_private, private_folder
 
 NOTICE = (
     "SYNTHETIC: these chest radiographs were drawn by a program (primia-ray data demo). None shows a patient; none is fit for diagnosis."
@@ -30,7 +30,7 @@ def write_tree(placed: Catalogue, output: Path, write: Callable[[int, Path], Non
             folder / split / site / placed.classes[label] / PurePosixPath(source).name for (site, split), label, source in _files(placed)
         ]
         for parent in {path.parent for path in paths}:
-            parent.mkdir(parents=True, exist_ok=True)
+            private_folder(parent)
         for done, _ in enumerate(pool.map(write, range(len(paths)), paths), start=1):
             if progress:
                 progress("writing files", done, len(paths))
@@ -45,7 +45,7 @@ def link_tree(placed: Catalogue, root: Path, output: Path, *, copy: bool, progre
     def write(index: int, path: Path) -> None:
         source = (root / placed.sources[index]).resolve()
         if copy:
-            shutil.copy2(source, path)
+            copy_private(source, path)
         else:
             path.symlink_to(source)
 

@@ -10,12 +10,14 @@ from typing import Literal
 
 from primia.config.settings import DataSettings
 from primia.data.catalogue import CENTRAL, SPLITS, Catalogue, digest
+from primia.data.closed import refuse_box
 from primia.data.demo import site_names
 from primia.data.layout import ONE_SITE, is_packed
 from primia.data.packed import Progress, pack, read_notes, read_shards, shards_fingerprint
 from primia.data.sources import open_source
 from primia.data.split import Assignment, assign, assign_splits
 from primia.errors import DataError
+from primia.files import keep_private
 
 
 @dataclass(frozen=True)
@@ -179,9 +181,14 @@ def _leaks(placed: Catalogue) -> tuple[str, ...]:
 
 def _packed_once(placed: Catalogue, cache: Path, on_bad_image: Literal["error", "skip"], progress: Progress | None) -> FederatedData:
     """The shards of ``placed`` in the cache, packed now if they are not there or broken."""
+    refuse_box(cache)
     folder = cache / digest((placed.content(), on_bad_image))
+    if folder.is_symlink():
+        raise DataError(f"{folder}: a link, where packed shards of this cache belong; remove it")
     try:
-        return read_packed(folder)
+        data = read_packed(folder)
+        keep_private(folder)  # an earlier version may have packed it
+        return data
     except DataError:
         shutil.rmtree(folder, ignore_errors=True)
     try:

@@ -24,13 +24,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 from primia.data.catalogue import CENTRAL, SPLITS
+from primia.data.closed import refuse_box
 from primia.data.decode import DICOM_SUFFIXES, SUFFIXES
 from primia.errors import DataError
+from primia.untrusted.files import printable, read_file
 
 CLASSES_FILE = "classes.txt"
 SYNTHETIC_FILE = "SYNTHETIC.txt"
 """Its presence in the root says that the images were drawn, not taken."""
 ONE_SITE = "site"
+_CLASSES_BYTES = 2**20
 NO_DICOM = "DICOM files are not supported yet; export them as PNG, 8 or 16 bit"
 
 
@@ -76,7 +79,12 @@ def read_classes(root: Path) -> tuple[str, ...]:
     path = root / CLASSES_FILE
     if not path.is_file():
         return ()
-    return tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+    refuse_box(path)
+    try:
+        text = read_file(path, _CLASSES_BYTES, follow=True).decode("utf-8-sig")
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read ({printable(error)}); give one class name a line, as UTF-8 text") from None
+    return tuple(line.strip() for line in text.splitlines() if line.strip())
 
 
 def image_files(folder: Path) -> list[Path]:
@@ -154,13 +162,24 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def _entries(folder: Path, wanted: Callable[[os.DirEntry[str]], bool]) -> list[os.DirEntry[str]]:
+    refuse_box(folder)
     try:
         with os.scandir(folder) as entries:
-            return sorted((entry for entry in entries if not entry.name.startswith(".") and wanted(entry)), key=lambda entry: entry.name)
+            chosen = sorted((entry for entry in entries if not entry.name.startswith(".") and wanted(entry)), key=lambda entry: entry.name)
     except FileNotFoundError:
         raise DataError(f"{folder}: no such folder; give an existing one with --data DIR or data.path") from None
     except OSError as error:
         raise DataError(f"{folder}: cannot be listed as a folder ({error.strerror}); give a readable one") from None
+    _refuse_links(chosen)
+    return chosen
+
+
+def _refuse_links(entries: Sequence[os.DirEntry[str]]) -> None:
+    """Refuse links into a site box; links to one folder are looked at once."""
+    links = {os.path.dirname(os.path.realpath(entry.path)): entry for entry in entries if entry.is_symlink()}  # noqa: PTH120 - of many
+    links |= {entry.path: entry for entry in entries if entry.is_symlink() and entry.is_dir()}
+    for entry in links.values():
+        refuse_box(Path(entry.path))
 
 
 def _holds_sites(folders: Mapping[str, Path]) -> bool:

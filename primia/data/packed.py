@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,11 +15,16 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
 
 from primia.data.catalogue import SPLITS, Catalogue, digest
+from primia.data.closed import refuse_box
 from primia.data.decode import BadImage
 from primia.data.shard import Row, Shard, ShardHeader, disk_errors, write_shard
 from primia.errors import DataError
+from primia.files import atomic_text, keep_private, own_folder, private_folder
+from primia.untrusted.documents import parse_object, validated
+from primia.untrusted.files import read_file
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and how much there is."""
@@ -50,18 +56,22 @@ def pack(catalogue: Catalogue, output: Path, on_bad_image: Literal["error", "ski
     report = _counter(progress, sum(map(len, groups.values())))
     with new_folder(output) as folder, ThreadPoolExecutor(os.cpu_count()) as pool:
         for (site, split), indices in groups.items():
-            (folder / split).mkdir(exist_ok=True)
+            own_folder(folder / split)
             header = ShardHeader(site, split, catalogue.classes, catalogue.channels, catalogue.image_size, catalogue.synthetic, fingerprint)
             write_shard(folder / split / f"{site}.arrow", header, _rows(catalogue, indices, pool, bad, report))
         if bad and on_bad_image == "error":
             raise _too_bad(bad)
         notes = PackNotes(len(groups), tuple(f"{image.path} ({image.reason})" for image in bad), tuple(dict.fromkeys(catalogue.warnings)))
-        (folder / NOTES_FILE).write_text(json.dumps(asdict(notes), indent=1), encoding="utf-8")
+        atomic_text(folder / NOTES_FILE, json.dumps(asdict(notes), indent=1))
     return notes
 
 
 def read_shards(root: Path) -> list[Shard]:
-    """All shards of a packed folder, by split and site; :class:`DataError` if one is broken or they do not agree."""
+    """All shards of a packed folder, by split and site; :class:`DataError` if one is broken or they do not agree.
+
+    :class:`ConsentError` where the folder lies in a site box, or a shard does or comes from one.
+    """
+    refuse_box(root)
     shards = [Shard.open(path) for split in SPLITS for path in sorted((root / split).glob("[!.]*.arrow"))]
     for shard in shards:
         if (shard.split, shard.site) != (shard.path.parent.name, shard.path.stem):
@@ -81,8 +91,15 @@ def read_notes(root: Path) -> PackNotes:
     path = root / NOTES_FILE
     if not path.is_file():
         return PackNotes(0)
-    notes = json.loads(path.read_text(encoding="utf-8"))
-    return PackNotes(notes["shards"], tuple(notes["skipped"]), tuple(notes["warnings"]))
+    refuse_box(path)
+    try:
+        notes: PackNotes = validated(_NOTES, parse_object(read_file(path, follow=True)))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read ({error}); pack the data again, or delete this file") from None
+    return notes
+
+
+_NOTES = TypeAdapter(PackNotes)
 
 
 def packed_catalogue(root: Path) -> Catalogue:
@@ -119,17 +136,21 @@ def shards_fingerprint(shards: Sequence[Shard]) -> str:
 
 @contextmanager
 def new_folder(output: Path) -> Iterator[Path]:
-    """A scratch folder that becomes ``output`` if all goes well and vanishes if not.
+    """A scratch folder that becomes ``output`` if all goes well and vanishes if not; nobody else can read what is in it.
 
-    Raises :class:`DataError` if ``output`` exists and is not empty, or on a full or unwritable disk.
+    Raises :class:`ConsentError` if ``output`` lies in a site box, :class:`DataError` if it exists and is not empty, or on a full or
+    unwritable disk.
     """
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise DataError(f"{output}: exists and is not empty; choose another output folder or remove it")
-    scratch = output.with_name(f".{output.name}.{os.getpid()}")
+    refuse_box(output)
+    scratch = output.with_name(f".{output.name}.{secrets.token_hex(4)}")
     with disk_errors(output):
         try:
-            scratch.mkdir(parents=True)
+            private_folder(scratch.parent)
+            own_folder(scratch)
             yield scratch
+            keep_private(scratch)
             scratch.replace(output)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from primia.data.closed import refuse_box
 from primia.data.decode import SUFFIXES
 from primia.data.packed import new_folder
 from primia.errors import DataError
+from primia.files import copy_private, private_folder
 
 SOURCE = "the chest X-rays of Kermany, Zhang and Goldbaum (Mendeley Data, doi:10.17632/rscbjbr9sj, CC BY 4.0)"
 NAMES = {"normal": r"^(NORMAL2-)?IM-\d+", "bacterial": r"^person\d+_bacteria_", "viral": r"^person\d+_virus_"}
@@ -50,7 +51,10 @@ def sort_pneumonia(download: Path, output: Path, *, copy: bool) -> Sorted:
     """
     if not download.is_dir():
         raise DataError(f"{download}: no such folder; give the unpacked download of {SOURCE}")
+    refuse_box(download)
     files = [path for path in sorted(download.rglob("*")) if path.suffix.lower() in SUFFIXES and not _hidden(path, download)]
+    for path in {path.resolve().parent: path for path in files}.values():
+        refuse_box(path)
     targets: dict[Path, Path] = {}
     for path in files:
         if label := image_class(path.name):
@@ -62,7 +66,7 @@ def sort_pneumonia(download: Path, output: Path, *, copy: bool) -> Sorted:
         )
     with new_folder(output) as scratch:
         for target, path in targets.items():
-            (scratch / target).parent.mkdir(parents=True, exist_ok=True)
+            private_folder((scratch / target).parent)
             _put(path, scratch / target, copy=copy)
     unexpected = tuple(str(path.relative_to(download)) for path in files if not image_class(path.name))
     return Sorted(_count(targets), unexpected, len(files) - len(unexpected) - len(targets))
@@ -95,6 +99,6 @@ def _hidden(path: Path, root: Path) -> bool:
 
 def _put(source: Path, target: Path, *, copy: bool) -> None:
     if copy:
-        shutil.copy2(source, target)
+        copy_private(source, target)
     else:
         target.symlink_to(source.resolve())

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from primia.config.settings import DataSettings
 from primia.data.catalogue import Catalogue, digest
+from primia.data.closed import refuse_box
 from primia.data.decode import decode
 from primia.data.demo import demo_catalogue
 from primia.data.layout import SYNTHETIC_FILE, FolderListing, ImageFile, is_packed, list_folder
@@ -25,6 +26,8 @@ MNIST_ROOT = Path("data/mnist")
 def open_source(settings: DataSettings) -> Catalogue:
     """The images that ``settings`` name. Decodes none of them; raises :class:`DataError` where they do not fit together."""
     size, channels = settings.image_size, settings.channels
+    if settings.path:
+        refuse_box(settings.path)
     if settings.source == "demo":
         catalogue = demo_catalogue(
             sites=settings.sites, images=settings.demo_images, image_size=size, channels=channels, seed=settings.split_seed

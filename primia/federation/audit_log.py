@@ -16,12 +16,19 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field, TypeAdapter
 
 from primia.errors import ConsentError
 from primia.federation.box_files import read_json, write_json
+from primia.untrusted.documents import parse_object, validated
+from primia.untrusted.files import Unusable
 
 MEND = "find out who did it, and put log and head back from a backup, or aside to begin new ones"
+
+_LARGEST = 2**30
+"""Bytes of the largest log that is read."""
 
 
 @dataclass(frozen=True)
@@ -42,9 +49,9 @@ class AuditEntry:
 class Head:
     """Where a log ends: its lines, their bytes, and the hash of the last."""
 
-    entries: int = 0
-    bytes: int = 0
-    hash: str = ""
+    entries: Annotated[int, Field(ge=0, le=_LARGEST)] = 0
+    bytes: Annotated[int, Field(ge=0, le=_LARGEST)] = 0
+    hash: Annotated[str, Field(max_length=64)] = ""
 
     def next(self, time: str, event: Mapping[str, Any]) -> AuditEntry:
         """The entry that follows."""
@@ -67,7 +74,7 @@ class _Reader:
     def entry(self, line: bytes) -> AuditEntry:
         number = self.head.entries + 1
         try:
-            content = json.loads(line)
+            content = parse_object(line)
             entry = self.head.next(content["time"], content["event"])
         except (ValueError, KeyError, TypeError):
             raise self._edited(number) from None
@@ -78,6 +85,9 @@ class _Reader:
 
     def _edited(self, number: int) -> ConsentError:
         return ConsentError(f"{self.path}: line {number} is not what was written: it was edited, or a line before it was removed; {MEND}")
+
+
+_HEAD = TypeAdapter(Head)
 
 
 class AuditLog:
@@ -147,17 +157,20 @@ class AuditLog:
     def _head(self) -> Head:
         content = read_json(self._head_path, missing={})
         try:
-            return Head(**content)
-        except TypeError:
+            head: Head = validated(_HEAD, asdict(Head(**content)))
+            return head
+        except (TypeError, Unusable):
             raise ConsentError(f"{self._head_path}: no head of an audit log; {MEND}") from None
 
     @contextmanager
     def _locked(self, how: int) -> Iterator[int]:
         try:
-            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise ConsentError(f"{self._path}: cannot be written ({error.strerror}); without an audit log nothing is done here") from None
         try:
+            if os.fstat(descriptor).st_size > _LARGEST:
+                raise ConsentError(f"{self._path}: larger than {_LARGEST} bytes; {MEND}")
             fcntl.flock(descriptor, how)
             yield descriptor
         finally:

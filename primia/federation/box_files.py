@@ -5,13 +5,15 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from primia.errors import ConsentError
-from primia.files import atomic_path
+from primia.files import atomic_text
+from primia.untrusted.documents import read_object
 
 LOCK_FILE = "lock"
 OTHERS = 0o077
@@ -40,10 +42,7 @@ def locked(folder: Path, *, shared: bool = False) -> Iterator[None]:
 
 def write_private(path: Path, text: str) -> None:
     """Write ``text`` to ``path`` atomically, with mode 0600 from the start; :class:`RunError` on a full or unwritable disk."""
-    with atomic_path(path) as temporary:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with open(descriptor, "w", encoding="utf-8") as file:  # noqa: PTH123 - by descriptor
-            file.write(text)
+    atomic_text(path, text)
 
 
 def write_json(path: Path, content: object) -> None:
@@ -58,7 +57,7 @@ def read_json(path: Path, missing: dict[str, Any] | None = None) -> dict[str, An
         ConsentError: the file is missing and ``missing`` not given, or it holds no JSON object.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        return read_object(path)
     except FileNotFoundError:
         if missing is not None:
             return missing
@@ -66,15 +65,6 @@ def read_json(path: Path, missing: dict[str, Any] | None = None) -> dict[str, An
     except (OSError, ValueError) as error:
         reason = (isinstance(error, OSError) and error.strerror) or error
         raise ConsentError(f"{path}: cannot be read ({reason}); restore it from a backup, or make the box again") from None
-    if not isinstance(content, dict):
-        raise ConsentError(f"{path}: holds no JSON object; restore it from a backup, or make the box again")
-    return content
-
-
-def keep_private(root: Path) -> None:
-    """Take all rights of group and others from ``root`` and everything in it: Syft writes with the process's umask."""
-    for path in (root, *root.rglob("*")):
-        path.chmod(0o700 if path.is_dir() else 0o600)
 
 
 def check_mode(path: Path, what: str, mend: str) -> None:
@@ -89,5 +79,8 @@ def check_no_links(root: Path) -> None:
     for folder, folders, files in os.walk(root):
         for name in (*folders, *files):
             path = Path(folder, name)
-            if path.is_symlink():
+            mode = path.lstat().st_mode
+            if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or stat.S_ISLNK(mode)):
+                raise ConsentError(f"{path}: neither a file nor a folder, which a site box may not hold; remove it")
+            if stat.S_ISLNK(mode):
                 raise ConsentError(f"{path}: a symbolic link, which a site box may not hold; put the file itself there")

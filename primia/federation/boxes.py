@@ -8,11 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from primia.data.catalogue import SPLITS, digest
+from primia.data.closed import CARD_FILE
 from primia.data.federation import FederatedData, SiteShards
 from primia.data.packed import new_folder, read_shards
 from primia.data.shard import Shard, ShardHeader
 from primia.errors import ConsentError
-from primia.federation.site_box import CARD_FILE, SiteBox, fill_box
+from primia.federation.site_box import SiteBox, fill_box
+from primia.files import own_folder
 
 
 def default_owner(site: str) -> str:
@@ -35,10 +37,9 @@ def create_boxes(path: Path, data: Path, *, site: str | None = None, owner: str 
         raise ConsentError(f"{data}: has no site {site!r}; sites: {', '.join(sites)}")
     chosen = [site] if site is not None else sites
     with new_folder(path) as scratch:
-        scratch.chmod(0o700)
         for name in chosen:
             folder = scratch if len(chosen) == 1 else scratch / name
-            folder.mkdir(exist_ok=True)
+            own_folder(folder)
             fill_box(folder, owner=owner or default_owner(name), shards=[shard for shard in shards if shard.site == name])
     return find_boxes(path)
 
@@ -94,7 +95,7 @@ def public_header(box: SiteBox) -> ShardHeader:
     Raises:
         ConsentError: the splits differ.
     """
-    headers = [Shard.open(box.shard(split, dry_run=True)).header for split in box.splits]
+    headers = [Shard.open(box.shard(split, dry_run=True), box=box.path).header for split in box.splits]
     for header in headers:
         if header.site != box.name or _kind(header) != _kind(headers[0]):
             raise ConsentError(f"{box.path}: the mock halves of {headers[0].split} and {header.split} do not agree; make the box again")

@@ -8,24 +8,33 @@ the checksum of the vectors: a checkpoint without a valid pair is skipped in fav
 from __future__ import annotations
 
 import json
+import os
 import re
-import shutil
+import stat
 import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from time import monotonic, sleep
+from typing import Annotated
 
-from safetensors import SafetensorError
-from safetensors.numpy import load
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
 
 from primia.errors import RunError
 from primia.federation.server import State
 from primia.federation.update import GlobalModel
-from primia.files import atomic_text, atomic_vectors
+from primia.files import atomic_bytes, atomic_text, atomic_vectors, own_folder, private_folder
+from primia.untrusted.documents import read_object, validated
+from primia.untrusted.files import Unusable, is_real_folder, printable, read_file
+from primia.untrusted.tensors import LIMIT, read_tensors
 
-_NAME = re.compile(r"round-(\d+)\.json")
+_NAME = re.compile(r"round-(\d{6,9})\.json", re.ASCII)
+_VECTORS = r"^(round|best)-[0-9]{6,9}\.safetensors$"
+_OURS = re.compile(r"(round|best)-\d{6,9}\.(json|safetensors)|\.(round|best)-.*\.tmp", re.ASCII)
+"""Files that are removed when they are not needed any more; others are left alone."""
 _SERVER = "server."
+Count = Annotated[int, Field(ge=0, lt=2**63)]
 _WRITTEN_S = 60.0
 _POLL_S = 0.02
 
@@ -48,13 +57,13 @@ class Progress:
     site's last statement of what it has spent. ``fewest``: the fewest sites whose updates a round's sum was over.
     """
 
-    validations_since_best: int = 0
-    up_bytes: Mapping[str, int] = field(default_factory=dict)
-    down_bytes: Mapping[str, int] = field(default_factory=dict)
+    validations_since_best: Count = 0
+    up_bytes: Mapping[str, Count] = field(default_factory=dict)
+    down_bytes: Mapping[str, Count] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
     faults: tuple[Mapping[str, object], ...] = ()
-    range: float = 0.0
-    fewest: int = 0
+    range: Annotated[float, Field(ge=0.0)] = 0.0
+    fewest: Count = 0
     privacy: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
 
 
@@ -66,6 +75,48 @@ class RunState:
     server: State = field(default_factory=dict)
     best: Best | None = None
     progress: Progress = Progress()
+
+    def check_fit(self, parameters: int, buffers: int) -> None:
+        """Raise :class:`RunError` unless all vectors are of a model with so many parameters and buffers."""
+        models = [self.model, *([self.best.model] if self.best else [])]
+        if any((model.parameters.size, model.buffers.size) != (parameters, buffers) for model in models) or any(
+            vector.shape != self.model.parameters.shape for vector in self.server.values()
+        ):
+            raise RunError(
+                "the checkpoint is of another model than these settings make; put the folder's config.ini back, or start a new run"
+            )
+
+
+class _Part(BaseModel):
+    """A part of a checkpoint's document; fields that later versions add are passed over."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
+class _Vectors(_Part):
+    """A file of vectors in the folder of checkpoints, with its checksum."""
+
+    file: Annotated[str, Field(pattern=_VECTORS)]
+    bytes: Annotated[int, Field(ge=0)]
+    crc32: Annotated[int, Field(ge=0, lt=2**32)]
+
+
+class _Best(_Part):
+    """The best model so far."""
+
+    round: Annotated[int, Field(ge=0)]
+    mcc: float
+    validation: Mapping[str, object]
+    sites: Mapping[str, Mapping[str, object]]
+    vectors: _Vectors
+
+
+class _Document(_Part):
+    """A checkpoint's JSON file."""
+
+    vectors: _Vectors
+    progress: Progress
+    best: _Best | None
 
 
 class Checkpoints:
@@ -96,8 +147,9 @@ class Checkpoints:
 
     def rounds(self) -> list[int]:
         """Rounds that have a checkpoint, oldest first."""
-        if not self._folder.is_dir():
+        if not os.path.lexists(self._folder):
             return []
+        self._check_folder()
         return sorted(int(match[1]) for path in self._folder.iterdir() if (match := _NAME.fullmatch(path.name)))
 
     def load_latest(self) -> tuple[RunState | None, list[str]]:
@@ -113,12 +165,12 @@ class Checkpoints:
         for round_ in reversed(self.rounds()):
             try:
                 state = self._read(round_)
-            except (RunError, OSError, ValueError, KeyError, SafetensorError) as error:
-                complaints.append(f"checkpoint of round {round_} cannot be used ({error}); falling back to the one before")
+            except (RunError, OSError, ValueError) as error:
+                complaints.append(f"checkpoint of round {round_} cannot be used ({printable(error)}); falling back to the one before")
                 broken.append(round_)
                 continue
             for useless in broken:
-                self._path(useless).unlink()
+                self._remove(self._path(useless))
             return state, complaints
         if broken:
             raise RunError(f"no checkpoint in {self._folder} is whole: {complaints[0].partition(';')[0]}; start a new run")
@@ -135,18 +187,26 @@ class Checkpoints:
             if monotonic() > end:
                 raise RunError(f"{self._folder} has no checkpoint of round {round_}")
             sleep(_POLL_S)
-        document = self._document(round_)
-        to.mkdir(parents=True)
-        for entry in (document["vectors"], document["best"] and document["best"]["vectors"]):
-            if entry:
-                shutil.copy(self._folder / entry["file"], to)
-        shutil.copy(self._path(round_), to)
+        try:
+            document = self._document(round_)
+            private_folder(to.parent)
+            to.mkdir(0o700)
+            for name in (document.vectors.file, document.best and document.best.vectors.file, self._path(round_).name):
+                if name:
+                    atomic_bytes(to / name, read_file(self._folder / name, LIMIT))
+        except (OSError, ValueError) as error:
+            raise RunError(f"the checkpoint of round {round_} in {self._folder} cannot be copied ({printable(error)})") from None
 
     def _make_folder(self) -> None:
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
+            own_folder(self._folder)
         except OSError as error:
             raise RunError(f"cannot make {self._folder}: {error.strerror}") from error
+
+    def _check_folder(self) -> None:
+        """A link would have checkpoints read, written and removed elsewhere."""
+        if not is_real_folder(self._folder):
+            raise RunError(f"{self._folder} is a link or a file where the run's own folder of checkpoints belongs; remove it")
 
     def _write_best(self, best: Best) -> dict[str, object]:
         name = f"best-{best.model.round:06d}.safetensors"
@@ -167,42 +227,45 @@ class Checkpoints:
 
     def _read(self, round_: int) -> RunState:
         document = self._document(round_)
-        vectors = self._read_vectors(document["vectors"])
-        best = document["best"]
-        progress = document["progress"]
+        vectors = self._read_vectors(document.vectors)
         return RunState(
             model=GlobalModel(round_, vectors["parameters"], vectors["buffers"]),
             server={name.removeprefix(_SERVER): value for name, value in vectors.items() if name.startswith(_SERVER)},
-            best=self._read_best(best) if best else None,
-            progress=Progress(**(progress | {"faults": tuple(progress["faults"])})),
+            best=self._read_best(document.best) if document.best else None,
+            progress=document.progress,
         )
 
-    def _read_best(self, best: dict[str, object]) -> Best:
-        vectors = self._read_vectors(best["vectors"])  # type: ignore[arg-type]
-        self._best_entry = best["vectors"]  # type: ignore[assignment]
-        model = GlobalModel(best["round"], vectors["parameters"], vectors["buffers"])  # type: ignore[arg-type]
-        return Best(model, best["mcc"], best["validation"], best["sites"])  # type: ignore[arg-type]
+    def _read_best(self, best: _Best) -> Best:
+        vectors = self._read_vectors(best.vectors)
+        self._best_entry = best.vectors.model_dump()
+        return Best(GlobalModel(best.round, vectors["parameters"], vectors["buffers"]), best.mcc, best.validation, best.sites)
 
-    def _read_vectors(self, entry: Mapping[str, object]) -> State:
-        path = self._folder / str(entry["file"])
-        data = path.read_bytes()
-        if len(data) != entry["bytes"]:
-            raise RunError(f"{path.name} has {len(data)} bytes instead of {entry['bytes']}")
-        vectors: State = load(data)
-        if _checksum(vectors) != entry["crc32"]:
+    def _read_vectors(self, entry: _Vectors) -> State:
+        path = self._folder / entry.file
+        try:
+            if (size := path.lstat().st_size) != entry.bytes:
+                raise RunError(f"{path.name} has {size} bytes instead of {entry.bytes}")
+            vectors: State = read_tensors(path)
+        except Unusable as error:
+            raise RunError(f"{path.name}: {error}") from None
+        if _checksum(vectors) != entry.crc32:
             raise RunError(f"{path.name} does not match its checksum")
+        for name in ("parameters", "buffers"):
+            if name not in vectors or vectors[name].ndim != 1 or vectors[name].dtype != np.float32:
+                raise RunError(f"{path.name} has no vector {name}")
         return vectors
 
     def _best_file(self, round_: int) -> str:
         """The best model's file that a checkpoint names; empty where it names none or cannot be read."""
         try:
-            best = self._document(round_)["best"]
-        except (OSError, ValueError, KeyError):
+            best = self._document(round_).best
+        except (OSError, ValueError):
             return ""
-        return str(best["vectors"]["file"]) if best else ""
+        return best.vectors.file if best else ""
 
-    def _document(self, round_: int) -> dict:  # type: ignore[type-arg]
-        return json.loads(self._path(round_).read_text())  # type: ignore[no-any-return]
+    def _document(self, round_: int) -> _Document:
+        document: _Document = validated(_Document, read_object(self._path(round_)))
+        return document
 
     def _path(self, round_: int) -> Path:
         return self._folder / f"round-{round_:06d}.json"
@@ -212,8 +275,14 @@ class Checkpoints:
         names = {f"round-{round_:06d}{suffix}" for round_ in kept for suffix in (".json", ".safetensors")}
         names |= {name for round_ in kept if (name := self._best_file(round_))}
         for path in self._folder.iterdir():
-            if path.name not in names:
-                path.unlink()
+            if path.name not in names and _OURS.fullmatch(path.name):
+                self._remove(path)
+
+    def _remove(self, path: Path) -> None:
+        """Remove a file of this folder; what is no file stays."""
+        self._check_folder()
+        if stat.S_ISREG(path.lstat().st_mode):
+            path.unlink()
 
 
 def _checksum(vectors: State) -> int:

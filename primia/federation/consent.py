@@ -21,6 +21,7 @@ from syft_perms.syftperm_modifier import PERMISSION_FILE_NAME, RuleSet
 from primia.errors import ConsentError
 from primia.federation.box_datasets import BoxDatasets, identity_name
 from primia.federation.box_files import locked, read_json, write_json, write_private
+from primia.untrusted.files import printable
 
 _EVERYTHING = "**"
 """Syft's pattern for all files of a folder."""
@@ -167,8 +168,13 @@ class Grants:
 
     def _readers(self, federation: str) -> int:
         """In how many datasets Syft lets ``federation`` read the private half."""
-        context = SyftPermContext(self._datasets.datasite)
-        return sum(bool(context.open(f"{folder}/").has_read_access(federation)) for folder in self._private_folders())
+        try:
+            context = SyftPermContext(self._datasets.datasite)
+            return sum(bool(context.open(f"{folder}/").has_read_access(federation)) for folder in self._private_folders())
+        except Exception as error:  # whatever Syft's YAML and models raise
+            raise ConsentError(
+                f"{self._datasets.datasite}: Syft cannot read its permissions ({printable(error)}); make the box again"
+            ) from None
 
     def _private_folders(self) -> list[Path]:
         site = self._datasets

@@ -28,6 +28,7 @@ def run_federation(setup: RunSetup, hosts: Hosts, ended_by: Callable[[], str] = 
     Yields the events; the last one is :class:`RunFinished`. Errors are those of :meth:`RoundLoop.run` and :func:`prepare_run`.
     """
     folder = RunFolder(setup.folder)
+    folder.check()
     checkpoints = Checkpoints(folder.checkpoints, setup.settings.run.keep_checkpoints)
     resumed, complaints = checkpoints.load_latest()
     try:
@@ -36,6 +37,7 @@ def run_federation(setup: RunSetup, hosts: Hosts, ended_by: Callable[[], str] = 
         yield RunFinished("interrupted", setup.folder, {"rounds": resumed.model.round if resumed else 0})
         return
     state = resumed or RunState(prepared.initial)
+    state.check_fit(prepared.flat.parameter_count, prepared.flat.buffer_count)
     with folder.logging() as logger:
         listeners: list[Listener] = [LogListener(logger), TensorBoardListener(folder.tensorboard, state.model.round)]
         try:

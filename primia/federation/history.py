@@ -7,9 +7,13 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from primia.errors import RunError
 from primia.files import atomic_path
+from primia.untrusted.files import printable
+from primia.untrusted.tables import read_table
 
 ALL_SITES = "all"
 
@@ -55,7 +59,8 @@ class History:
         """Rows up to ``last_round`` of an earlier part of the run; empty where the file is missing."""
         if not path.exists():
             return cls()
-        return cls(pq.read_table(path, filters=[("round", "<=", last_round)]).cast(SCHEMA))
+        table = read_rounds(path)
+        return cls(table.filter(pc.less_equal(table.column("round"), last_round)).combine_chunks())
 
     def add(self, rows: Iterable[HistoryRow]) -> None:
         """Append one round's rows."""
@@ -65,6 +70,18 @@ class History:
     def table(self) -> pa.Table:
         """All rows; it does not change when rounds are added."""
         return self._table
+
+
+def read_rounds(path: Path) -> pa.Table:
+    """All rows of a file, which a stranger may have made.
+
+    Raises:
+        RunError: it cannot be read.
+    """
+    try:
+        return read_table(path, types={field.name: field.type for field in SCHEMA}).select(SCHEMA.names).cast(SCHEMA)
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path} cannot be read ({printable(error)}); was the run folder copied whole?") from None
 
 
 def write_history(table: pa.Table, path: Path) -> None:

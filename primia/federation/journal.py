@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from primia.errors import ConsentError, ProtocolError
+from primia.files import private_folder
 
 _BEGINNING = b'{"run": '
 _MEND = "restore the file from a backup: without it sums that were opened already could be opened again over other sites"
@@ -99,7 +100,7 @@ class Journal:
     @contextmanager
     def _locked(self) -> Iterator[int]:
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            private_folder(self._path.parent)
             is_new = not self._path.exists()
             descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         except OSError as error:

@@ -10,6 +10,7 @@ from typing import Protocol
 from torch.utils.tensorboard import SummaryWriter
 
 from primia.federation.events import Event, Notice, RoundFinished, RunFinished, RunStarted, SiteFinished, SiteLeftOut
+from primia.files import keep_private, own_folder
 
 _SCALARS = ("mcc", "accuracy", "balanced_accuracy", "roc_auc", "loss")
 
@@ -75,7 +76,9 @@ class TensorBoardListener:
     """Writes TensorBoard scalars a round; a resume overwrites what came after its checkpoint."""
 
     def __init__(self, folder: Path, done: int) -> None:
+        self._folder = own_folder(folder)
         self._writer = SummaryWriter(str(folder), purge_step=done + 1 if done else None)
+        keep_private(folder)
 
     @singledispatchmethod
     def hear(self, event: Event) -> None:
@@ -102,3 +105,4 @@ class TensorBoardListener:
     def close(self) -> None:
         """Flush and close the event file."""
         self._writer.close()
+        keep_private(self._folder)

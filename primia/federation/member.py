@@ -11,13 +11,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from primia.data.closed import refuse_box
 from primia.data.statistics import PixelSums
 from primia.errors import ConsentError, DataError, ProtocolError
 from primia.federation.exchange import Charter
 from primia.federation.journal import Agreements, Journal
 from primia.federation.peers import Peers
-from primia.federation.sources import BoxedSite, PackedSite, SiteImages, SiteSource, refuse_boxed
-from primia.files import atomic_text
+from primia.federation.sources import BoxedSite, PackedSite, SiteImages, SiteSource
+from primia.files import atomic_text, private_folder
 from primia.privacy.spend import Limit
 from primia.secagg.identity import Identity, PublicIdentity
 from primia.secagg.messages import Advertisement, Roster, Shares, Task
@@ -96,9 +97,9 @@ class Member:
             box = self._own_box()
             if box is not None:
                 paths = {split: (box.shard(split, mock),) for split in box.splits}
-                self._images[mock] = SiteImages(paths, boxed=True, mock=mock)
+                self._images[mock] = SiteImages(paths, box=box.path, mock=mock)
             elif isinstance(self.source, PackedSite):
-                self._images[mock] = SiteImages(self.source.shards, boxed=False, mock=mock)
+                self._images[mock] = SiteImages(self.source.shards, box=None, mock=mock)
         return self._images[mock]
 
     def steps(self, charter: Charter) -> int:
@@ -145,7 +146,7 @@ class Member:
 
             plan = PrivacyPlan(self.unit_count(charter), settings.training.batch_size, steps, settings.federation.rounds)
             box, federation = self._box(charter), settings.federation.identity
-            ledger = Ledger(box.ledger if box else _made(charter.ledgers / self.name) / "privacy.jsonl")
+            ledger = Ledger(box.ledger if box else private_folder(charter.ledgers / self.name) / "privacy.jsonl")
             limit = partial(self._limit, charter)
             self._privacy[charter.id] = SitePrivacy(settings.privacy, plan, ledger, federation=federation, run=charter.run, limit=limit)
         return self._privacy[charter.id]
@@ -307,10 +308,10 @@ class Member:
         """Where the site keeps what is a run's own: in its box, or, without one, where the charter says."""
         if not isinstance(self.source, BoxedSite):
             folder = charter.state_folder / self.name
-            refuse_boxed(folder)
-            return _made(folder)
+            refuse_box(folder)
+            return private_folder(folder)
         kind = "dry-runs" if charter.settings.run.dry_run else "runs"
-        return _made(_made(self.source.box / kind) / hashlib.sha256(charter.run.encode()).hexdigest()[:16])
+        return private_folder(self.source.box / kind / hashlib.sha256(charter.run.encode()).hexdigest()[:16])
 
     def leave(self, charter: str) -> None:
         """Forget a federation; what has to outlast it is on disk."""
@@ -323,8 +324,3 @@ class Member:
 def _line(text: str) -> str:
     """A driver's words as one line that a terminal only shows, of at most 500 characters."""
     return "".join(letter if letter.isprintable() else "?" for letter in text[:_LONGEST])
-
-
-def _made(folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    return folder

@@ -14,6 +14,8 @@ from pathlib import Path
 from primia.errors import ConsentError, ProtocolError
 from primia.federation.box_files import locked, read_json, write_json
 from primia.secagg.identity import PublicIdentity
+from primia.untrusted.documents import parse_object
+from primia.untrusted.files import read_file
 
 _DID = "did:primia:"
 _OWNER = "owner"
@@ -97,7 +99,7 @@ def read_public_key(path: Path) -> PublicIdentity:
         ConsentError: no such file, or no public keys of a site.
     """
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = parse_object(read_file(path, follow=True))
         name = str(document["id"]).removeprefix(_DID)
         _check_name(name)
         peer = PublicIdentity(name, json.dumps(document, sort_keys=True))

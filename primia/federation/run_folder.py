@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping
@@ -14,7 +15,12 @@ from pathlib import Path
 from primia.config.reader import dump_config, load_config
 from primia.config.settings import Settings
 from primia.errors import RunError
-from primia.files import atomic_text
+from primia.files import atomic_text, open_to_append, own_folder, private_folder
+from primia.untrusted.documents import read_object
+from primia.untrusted.files import Unusable, check_folder, printable
+
+_TOLD = re.compile(r"[\w-]{0,255}")
+"""What data.json holds: hexadecimal digits, and words in tests."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +60,13 @@ class ResultFolder:
         """Write :attr:`summary`; every number in it is finite or null."""
         atomic_text(self.summary, json.dumps(summary, indent=1, allow_nan=False) + "\n")
 
+    def check(self) -> None:
+        """Raise :class:`RunError` where the folder holds links or devices: what is written or removed by them would lie elsewhere."""
+        try:
+            check_folder(self.path)
+        except (OSError, Unusable) as error:
+            raise RunError(f"{self.path} cannot be used ({error}); was it made by somebody else? Run folders hold files alone") from None
+
     def remove(self) -> None:
         """Remove the folder: for what failed before anything came of it."""
         shutil.rmtree(self.path, ignore_errors=True)
@@ -61,9 +74,12 @@ class ResultFolder:
     def _from_data(self, key: str) -> str:
         """What :attr:`data` says."""
         try:
-            return str(read_json(self.data)[key])
+            value = read_json(self.data)[key]
         except (FileNotFoundError, KeyError):
             raise RunError(f"{self.path} has no {self.data.name} that tells its {key}; was the folder copied whole?") from None
+        if not isinstance(value, str) or not _TOLD.fullmatch(value):
+            raise unreadable(self.data, f"{key} is {printable(value, 60)!r}")
+        return value
 
 
 @dataclass(frozen=True)
@@ -111,7 +127,9 @@ class RunFolder(ResultFolder):
             raise RunError(f"run folder {path} exists already; give another --name, or go on with it: primia-ray train --resume {path}")
         folder = cls(path)
         try:
-            path.mkdir(parents=True)
+            private_folder(path.parent)
+            path.mkdir(0o700)
+            own_folder(path)
         except OSError as error:
             raise RunError(f"cannot make run folder {path}: {error.strerror}; give another --output") from None
         try:
@@ -124,14 +142,15 @@ class RunFolder(ResultFolder):
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:
-        """An existing run folder.
+        """An existing run folder, which a stranger may have made: it is looked through for links before anything is written.
 
         Raises:
-            RunError: it is missing, or is not one.
+            RunError: it is missing, is not one, or holds links or devices.
         """
         folder = cls(path)
         if not folder.config.is_file():
             raise RunError(f"{path} is not a run folder: it has no config.ini")
+        folder.check()
         return folder
 
     def reopen(self) -> None:
@@ -167,14 +186,11 @@ def read_json(path: Path) -> dict[str, object]:
         RunError: it cannot be read.
     """
     try:
-        document = json.loads(path.read_bytes())
+        return read_object(path)
     except FileNotFoundError:
         raise
     except (OSError, ValueError) as error:
-        raise unreadable(path, str(error)) from None
-    if not isinstance(document, dict):
-        raise unreadable(path, "it is no JSON object")
-    return document
+        raise unreadable(path, printable(error)) from None
 
 
 def unreadable(path: Path, reason: str) -> RunError:
@@ -186,10 +202,15 @@ def unreadable(path: Path, reason: str) -> RunError:
 def file_logger(path: Path) -> Iterator[logging.Logger]:
     """A logger that appends to a file."""
     logger = logging.Logger(f"primia.{path}", logging.INFO)
-    handler = logging.FileHandler(path)
+    try:
+        stream = open_to_append(path)
+    except OSError as error:
+        raise RunError(f"cannot write {path}: {error.strerror}; remove it") from None
+    handler = logging.StreamHandler(stream)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logger.addHandler(handler)
     try:
         yield logger
     finally:
         handler.close()
+        stream.close()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,12 +18,12 @@ from primia.federation.history import ALL_SITES
 from primia.federation.hosts import Hosts
 from primia.federation.plan import POOLED, SPLITS, single_learner_steps
 from primia.federation.private_updates import PrivateUpdates
-from primia.federation.run_folder import RunFolder
+from primia.federation.run_folder import RunFolder, unreadable
 from primia.federation.run_setup import RunSetup
 from primia.federation.secure import SecureCollector
 from primia.federation.stages import Stage, build_stages
 from primia.federation.update import GlobalModel
-from primia.files import atomic_text
+from primia.files import atomic_text, private_folder
 from primia.models.flat import FlatSpec
 from primia.models.registry import build_model
 from primia.privacy.ledger import Ledger
@@ -30,6 +32,8 @@ from primia.privacy.site import PrivacyPlan, SitePrivacy
 from primia.privacy.statistics import normalisation_of, public_normalisation
 from primia.secagg.identity import Identity
 from primia.training.learner import LearnerSpec
+from primia.untrusted.documents import read_object
+from primia.untrusted.files import printable
 
 
 @dataclass(frozen=True)
@@ -94,11 +98,18 @@ def _facts(setup: RunSetup, collector: Collector, others: Sequence[str]) -> Coll
     path = RunFolder(setup.folder).facts
     if path.exists():
         collector.join([*setup.training_sites, *others])
-        return CollectedFacts.from_json(path.read_text())
+        return _known_facts(path)
     facts = collector.facts(setup.training_sites, others)
     if facts.total.images:
         atomic_text(path, facts.to_json())
     return facts
+
+
+def _known_facts(path: Path) -> CollectedFacts:
+    try:
+        return CollectedFacts.from_json(json.dumps(read_object(path)))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        raise unreadable(path, printable(error)) from None
 
 
 def _collector(setup: RunSetup, hosts: Hosts, flat: FlatSpec, identity: Identity) -> tuple[Collector, Charter]:
@@ -151,7 +162,7 @@ def _private_sites(setup: RunSetup, charter: Charter) -> SitePrivacy | None:
         return None
     plan = PrivacyPlan(units=sites, batch_size=sites, steps=1, rounds=settings.federation.rounds)
     folder = charter.account.folder if charter.account else setup.folder
-    folder.mkdir(parents=True, exist_ok=True)
+    private_folder(folder)
     ledger = Ledger(folder / "privacy.jsonl")
     limit = None if charter.account is None else charter.account.limit
     return SitePrivacy(settings.privacy, plan, ledger, federation=settings.federation.identity, run=charter.run, limit=limit)

@@ -19,18 +19,21 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from primia.data.shard import Shard
+from primia.data import closed
+from primia.data.shard import Shard, write_marked
 from primia.errors import ConsentError
 from primia.federation.audit_log import AuditEntry, AuditLog, Head
 from primia.federation.box_datasets import BoxDatasets, site_name
-from primia.federation.box_files import check_mode, check_no_links, keep_private, read_json, write_json, write_private
+from primia.federation.box_files import check_mode, check_no_links, read_json, write_json, write_private
 from primia.federation.consent import DEFAULT_PROTECTION, Grant, Grants, Protection
 from primia.federation.mock import write_mock
 from primia.federation.peers import Peer, Peers
+from primia.files import keep_private, own_folder
 from primia.secagg.identity import Identity, PublicIdentity
+from primia.untrusted.files import printable, read_file
 
-CARD_FILE = "box.json"
-FORMAT = "primia-site-box"
+CARD_FILE = closed.CARD_FILE
+FORMAT = closed.FORMAT
 VERSION = 1
 LEDGER_FILE = "privacy.jsonl"
 
@@ -87,9 +90,9 @@ class SiteBox:
     def public_document(self) -> str:
         """The public keys as the text to hand out; :class:`ConsentError` if they are missing."""
         try:
-            return (self.path / "identity" / "public.json").read_text(encoding="utf-8").strip()
-        except OSError as error:
-            raise ConsentError(f"{self.path}: has no public keys ({error.strerror}); restore identity/ from a backup") from None
+            return read_file(self.path / "identity" / "public.json").decode().strip()
+        except (OSError, ValueError) as error:
+            raise ConsentError(f"{self.path}: has no public keys ({printable(error)}); restore identity/ from a backup") from None
 
     def identity(self) -> Identity:
         """The site's private keys, for this process only.
@@ -216,10 +219,13 @@ def fill_box(folder: Path, *, owner: str, shards: Sequence[Shard]) -> None:
     write_private(folder / "identity" / "public.json", identity.public.document + "\n")
     datasets.folder.mkdir()
     for shard in shards:
+        if shard.path.is_symlink():
+            raise ConsentError(f"{shard.path}: not one file {site}.arrow but a link, which a site box may not hold; give the file itself")
         with tempfile.TemporaryDirectory(dir=folder, prefix=".mock.") as scratch:
-            mock = Path(scratch, f"{site}.arrow")
+            mock, private = (own_folder(Path(scratch, half)) / f"{site}.arrow" for half in ("mock", "private"))
             write_mock(mock, shard.header)
-            datasets.create(shard.split, mock=mock, private=shard.path, synthetic=shard.synthetic)
+            write_marked(private, shard, owner)
+            datasets.create(shard.split, mock=mock, private=private, synthetic=shard.synthetic)
     write_json(folder / CARD_FILE, {"format": FORMAT, "version": VERSION, "site": site, "owner": owner, "datasets": datasets.names})
     keep_private(folder)
     AuditLog(folder / "audit.jsonl").append({"purpose": "init", "site": site, "images": {shard.split: len(shard) for shard in shards}})

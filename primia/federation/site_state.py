@@ -12,13 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
-from safetensors.numpy import load_file
 
 from primia.config.settings import FederationSettings
+from primia.errors import RunError
 from primia.federation.update import GlobalModel
-from primia.files import atomic_vectors
+from primia.files import atomic_vectors, own_folder
 from primia.models.flat import FlatSpec
 from primia.training.learner import Learner
+from primia.untrusted.files import is_real_folder, printable
+from primia.untrusted.tensors import read_tensors
 
 _OPTIMIZER = "optimizer."
 _FILE = re.compile(r"round-(\d+)\.safetensors")
@@ -60,13 +62,18 @@ class SiteState:
             arrays |= {_OPTIMIZER + name: value for name, value in learner.optimizer_state().items()}
         if not arrays:
             return
-        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        own_folder(self._folder)
         atomic_vectors(self._path(round_), arrays)
         self._forget({round_, *(self._latest(wanted) for wanted in keep)})
 
     def _load(self, round_: int) -> dict[str, NDArray[Any]]:
         latest = self._latest(round_)
-        return load_file(self._path(latest)) if latest is not None else {}
+        if latest is None:
+            return {}
+        try:
+            return read_tensors(self._path(latest))
+        except (OSError, ValueError) as error:
+            raise RunError(f"{self._path(latest)} cannot be read ({printable(error)}); start a new run") from None
 
     def _latest(self, round_: int) -> int | None:
         """The last round up to ``round_`` with a state: a site that was left out of rounds has an older one."""
@@ -78,7 +85,7 @@ class SiteState:
                 self._path(saved).unlink()
 
     def _rounds(self) -> list[int]:
-        if not self._folder.is_dir():
+        if not is_real_folder(self._folder):
             return []
         return [int(match[1]) for path in self._folder.iterdir() if (match := _FILE.fullmatch(path.name))]
 

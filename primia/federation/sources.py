@@ -14,12 +14,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from primia.data.closed import refuse_box
 from primia.data.shard import Dataset, JoinedDataset, Shard
 from primia.data.statistics import PixelSums, pixel_sums
-from primia.errors import ConsentError
-
-BOX_CARD = "box.json"
-"""The file that makes a folder a site box; as in :mod:`primia.federation.site_box`, which takes a while to load."""
 
 
 @dataclass(frozen=True)
@@ -51,12 +48,12 @@ SiteSource = PackedSite | BoxedSite
 class SiteImages:
     """One site's images, by split: the private halves, or the mock halves alone.
 
-    ``boxed``: the shards were named by the site's own box; any other shard that lies in a site box is refused.
+    ``box``: the site's own box, which named the shards; any other shard that lies in a site box, or was taken from one, is refused.
     """
 
-    def __init__(self, paths: Mapping[str, tuple[Path, ...]], *, boxed: bool, mock: bool) -> None:
+    def __init__(self, paths: Mapping[str, tuple[Path, ...]], *, box: Path | None, mock: bool) -> None:
         self._paths = paths
-        self._boxed = boxed
+        self._box = box
         self._mock = mock
         self._data: dict[str, Dataset] = {}
 
@@ -66,9 +63,9 @@ class SiteImages:
 
     def check(self) -> None:
         """Raise :class:`ConsentError` where a shard may not be opened, before any is."""
-        if not self._boxed:
+        if self._box is None:
             for path in chain.from_iterable(self._paths.values()):
-                refuse_boxed(path)
+                refuse_box(path)
         if self._mock:
             for split in self._paths:
                 self.shards(split)
@@ -79,11 +76,7 @@ class SiteImages:
         Raises:
             ConsentError: a shard lies in a site box that was not asked, or is no mock half where only those may be opened.
         """
-        paths = self._paths.get(split, ())
-        if not self._boxed:
-            for path in paths:
-                refuse_boxed(path)
-        shards = [Shard.open(path) for path in paths]
+        shards = [Shard.open(path, box=self._box) for path in self._paths.get(split, ())]
         if self._mock:
             from primia.federation.mock import check_mock
 
@@ -112,10 +105,3 @@ class SiteImages:
     def patients(self) -> list[str]:
         """The patient of each training image."""
         return [name for shard in self.shards("train") for name in shard.patients]
-
-
-def refuse_boxed(path: Path) -> None:
-    """Raise :class:`ConsentError` where ``path``, links resolved, lies in a site box: only the box itself opens it."""
-    for folder in path.resolve().parents:
-        if (folder / BOX_CARD).is_file():
-            raise ConsentError(f"{path}: lies in the site box {folder}, whose owner was not asked; start the site's worker with its box")

@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from primia.errors import ProtocolError
+from primia.files import new_file, private_folder
 from primia.mpc.messages import Role
 
 VALID_DAYS = 365
@@ -31,7 +32,7 @@ def make_certificates(folder: Path) -> None:
     if there := [name for name in files if (folder / name).exists()]:
         raise ProtocolError(f"{folder} already holds {', '.join(there)}; choose another folder, or remove what it holds")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        private_folder(folder)
         for name, content in files.items():
             _write_new(folder / name, content)
     except OSError as error:
@@ -137,8 +138,8 @@ def _key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
 
 
 def _write_new(path: Path, content: bytes) -> None:
-    path.touch(mode=0o600 if path.suffix == ".key" else 0o644, exist_ok=False)
-    path.write_bytes(content)
+    with new_file(path) as file:
+        file.write(content)
 
 
 def _names() -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from primia.data.closed import refuse_box
 from primia.data.decode import DICOM_SUFFIXES, SUFFIXES, decode
 from primia.data.layout import NO_DICOM, image_files, list_folder, subfolders
 from primia.errors import DataError
@@ -41,8 +42,10 @@ def find_images(data: Path, *, classes: Sequence[str], channels: int, image_size
     """The images at ``data`` for a model with these classes, channels and image size. Decodes none of them.
 
     Raises:
+        ConsentError: they lie in a site box.
         DataError: there are no images, a folder is none of the classes, images lie beside folders, or a file is DICOM.
     """
+    refuse_box(data)
     root = data.parent if data.is_file() else data
     labelled = _one_file(data) if data.is_file() else _folder(data, classes)
     named = sorted((_printable(path.relative_to(root)), path, label) for path, label in labelled)

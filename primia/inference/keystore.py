@@ -5,17 +5,18 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
 from primia.errors import KeyReuseError, ProtocolError
-from primia.files import atomic_path, atomic_text
+from primia.files import atomic_path, atomic_text, new_file, own_folder
 from primia.mpc.codec import read_messages, write_message
 from primia.mpc.keys import BatchKeys, Keep
 from primia.mpc.messages import Message
 from primia.mpc.program import Program
+from primia.untrusted.documents import read_object
 
 _SETUP = "setup.json"
 _LEDGER = "ledger.sqlite"
@@ -54,8 +55,12 @@ class KeyStore:
             if store._setup() != setup:
                 raise ProtocolError(f"{folder} holds keys for another model or calibration; give another folder with --keys, or remove it")
             return store
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        folder.chmod(0o700)  # it may have been there
+        try:
+            own_folder(folder)
+            with suppress(FileExistsError):
+                new_file(folder / _LEDGER).close()  # SQLite would make it with the process's umask
+        except OSError as error:
+            raise ProtocolError(f"cannot make {folder}: {error.strerror}; give another folder with --keys") from None
         with store._ledger() as ledger:
             ledger.execute(_TABLE)
         atomic_text(folder / _SETUP, json.dumps(setup))
@@ -145,7 +150,7 @@ class KeyStore:
 
     def _setup(self) -> dict[str, str]:
         try:
-            setup = json.loads((self.folder / _SETUP).read_text())
+            setup = read_object(self.folder / _SETUP)
             return {"fingerprint": str(setup["fingerprint"]), "program": str(setup["program"])}
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError) as error:
             raise ProtocolError(f"{self.folder / _SETUP} cannot be read ({error}); make fresh keys in another folder") from None

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from primia.data.decode import BadImage
 from primia.data.statistics import Normalisation
 from primia.errors import ProtocolError, RunError
+from primia.files import atomic_text, open_to_append, private_folder
 from primia.inference.images import InferenceImages, find_images
 from primia.inference.model import PublicCard
 from primia.inference.output import write_predictions
@@ -52,15 +53,13 @@ class Journal:
         if resume and path.exists():
             self._read(about)
         else:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            path.unlink(missing_ok=True)
-            with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-                file.write(json.dumps(about) + "\n")
+            private_folder(path.parent)
+            atomic_text(path, json.dumps(about) + "\n")
 
     def add(self, name: str, outcome: Outcome) -> None:
         """Write down what became of an image."""
         values: Any = list(outcome) if isinstance(outcome, Failure) else outcome.tolist()
-        with self.path.open("a") as file:
+        with open_to_append(self.path) as file:
             file.write(json.dumps([name, values]) + "\n")
 
     def remove(self) -> None:

@@ -17,7 +17,7 @@ from primia.config.settings import InferenceSettings
 from primia.data.federation import prepare
 from primia.data.shard import Shard
 from primia.data.statistics import Normalisation
-from primia.errors import DataError, ProtocolError
+from primia.errors import ConsentError, DataError, ProtocolError
 from primia.inference.images import find_images
 from primia.inference.keystore import KeyStore
 from primia.models.file import ModelCard, load_model
@@ -27,6 +27,7 @@ from primia.mpc.estimate import estimate, measure_rates
 from primia.mpc.program import Program
 from primia.mpc.workers import Workers
 from primia.training.images import as_unit, normalise_
+from primia.untrusted.documents import parse_object
 
 CALIBRATION_IMAGES = 32
 
@@ -60,10 +61,10 @@ class PublicCard:
             ProtocolError: it is none.
         """
         try:
-            fields: dict[str, Any] = json.loads(program.about)
+            fields: dict[str, Any] = parse_object(program.about)
             scale = {name: tuple(map(float, values)) for name, values in fields["normalisation"].items()}
             return cls(**fields | {"classes": tuple(fields["classes"]), "normalisation": Normalisation(**scale)})
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             raise ProtocolError(
                 f"the plan does not say what images the model takes ({error}); install the same version everywhere"
             ) from None
@@ -141,7 +142,7 @@ def _validation_images(run: Path, card: ModelCard) -> Tensor:
     settings = load_config(run / "config.ini")
     try:
         data = prepare(settings.data, settings.data.cache or settings.run.output / ".shards")
-    except DataError as error:
+    except (ConsentError, DataError) as error:
         raise DataError(f"no images to calibrate with: {error}; give some of the model owner's own with --calibration DIR") from None
     shards = [Shard.open(path) for site in data.sites if (path := site.validation or site.train)]
     each = -(-CALIBRATION_IMAGES // len(shards))

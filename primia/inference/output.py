@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 from primia.errors import ConfigError, RunError
-from primia.files import atomic_path, atomic_text
+from primia.files import atomic_path, atomic_text, scratch_file
 from primia.inference.predictions import Prediction, Predictions
 
 Cells = dict[str, str | float | None]
@@ -28,7 +27,7 @@ def check_output(path: Path, *, overwrite: bool = False) -> None:
             raise RunError(f"cannot write {path}: there is no folder {path.parent}; make it, or give another --output")
         for file in output_files(path):
             _check_free(file, overwrite=overwrite)
-        with tempfile.TemporaryFile(dir=path.parent):
+        with scratch_file(path.parent):
             pass
     except OSError as error:
         raise RunError(f"cannot write {path}: {error.strerror}; give another --output") from None

@@ -20,6 +20,7 @@ from primia.errors import ProtocolError
 from primia.mpc.dpf_layout import key_bytes
 from primia.mpc.messages import Kind, Message
 from primia.mpc.ring import Window, dtype_of, packed_bytes
+from primia.untrusted.documents import parse_object
 
 Shape = tuple[int, int, int]
 """Channels, height, width of one image's map."""
@@ -163,11 +164,11 @@ class Program:
             ProtocolError: it is of another version, or is none.
         """
         try:
-            document = json.loads(text)
+            document = parse_object(text)
             if document.pop("version") != _VERSION:
                 raise ProtocolError("the plan is of another version of primia; install the same at all parties")
             return cls(**document | {"input_shape": tuple(document["input_shape"]), "steps": tuple(map(_step, document["steps"]))})
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             raise ProtocolError(f"the plan cannot be read ({error}); install the same version of primia at all parties") from None
 
     def to_message(self) -> Message:

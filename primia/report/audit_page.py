@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from primia.files import atomic_path
+from primia.files import atomic_text
 from primia.privacy.attacks.membership_audit import MembershipAudit
 from primia.privacy.attacks.reconstruction import Network, Protection, Reconstruction, ReconstructionAudit
 from primia.privacy.attacks.similarity import Similarity, mean_similarity
@@ -27,7 +27,6 @@ PROTECTIONS: dict[Protection, str] = {
     "noised": "differential privacy",
 }
 _STEPS = {"image": "steps", "patient": "steps", "site": "rounds"}
-_OWNER_ONLY = 0o600
 
 
 @dataclass(frozen=True)
@@ -68,8 +67,8 @@ def write_audit(audit: Audit) -> Path:
         RunError: the folder cannot be written.
     """
     page = audit.subject.path / "audit.html"
-    _write_private(audit.subject.path / "audit.json", json.dumps(audit.document(), indent=1, allow_nan=False) + "\n")
-    _write_private(page, render_audit(audit))
+    atomic_text(audit.subject.path / "audit.json", json.dumps(audit.document(), indent=1, allow_nan=False) + "\n")
+    atomic_text(page, render_audit(audit))
     return page
 
 
@@ -200,10 +199,3 @@ def _rows(audit: ReconstructionAudit, network: Network, classes: Sequence[str]) 
 
 def _cell(result: Reconstruction) -> Cell:
     return Cell(PROTECTIONS[result.protection], picture_source(result.picture), result.similarity, result.identified)
-
-
-def _write_private(path: Path, text: str) -> None:
-    """The page shows training images, so nobody but its owner gets to read it, not even while it is written."""
-    with atomic_path(path) as temporary:
-        temporary.touch(_OWNER_ONLY)
-        temporary.write_text(text, encoding="utf-8")

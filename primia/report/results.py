@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
-from pydantic import ValidationError
 
 from primia.errors import RunError
 from primia.report.summary import RunSummary
+from primia.untrusted.documents import read_object, validated
+from primia.untrusted.files import printable
+from primia.untrusted.tables import read_table
 
 _ALL_SITES = "all"
-_COLUMNS = ["round", "site", "status", "steps", "train_loss", "learning_rate", "seconds", "validation_mcc"]
+_COLUMNS = {
+    "round": pa.int64(),
+    "site": pa.string(),
+    "status": pa.string(),
+    "steps": pa.int64(),
+    "train_loss": pa.float64(),
+    "learning_rate": pa.float64(),
+    "seconds": pa.float64(),
+    "validation_mcc": pa.float64(),
+}
 
 
 @dataclass(frozen=True)
@@ -73,18 +82,17 @@ def _read_summary(path: Path) -> RunSummary:
             raise RunError(f"{path} has no summary.json: the run is not finished; go on with: primia-ray train --resume {path}")
         raise RunError(f"{path} is not a run folder: it has neither config.ini nor summary.json")
     try:
-        return RunSummary.model_validate_json(file.read_bytes())
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "document"
-        raise RunError(f"{file} cannot be read ({where}: {first['msg']}); was it changed by hand?") from None
+        summary: RunSummary = validated(RunSummary, read_object(file))
+        return summary
+    except (OSError, ValueError) as error:
+        raise RunError(f"{file} cannot be read ({printable(error)}); was it changed by hand?") from None
 
 
 def _read_rounds(file: Path) -> tuple[RoundResult, ...]:
     try:
-        rows = pq.read_table(file, columns=_COLUMNS, partitioning=None).to_pylist()
-    except (OSError, pa.ArrowException) as error:
-        raise RunError(f"{file} cannot be read ({str(error).splitlines()[0]}); was the run folder copied whole?") from None
+        rows = read_table(file, list(_COLUMNS), _COLUMNS).to_pylist()
+    except (OSError, ValueError) as error:
+        raise RunError(f"{file} cannot be read ({printable(error)}); was the run folder copied whole?") from None
     sites: dict[int, dict[str, SiteRound]] = {}
     for row in rows:
         if row["site"] != _ALL_SITES:
@@ -109,6 +117,6 @@ def _read_fingerprint(file: Path) -> str | None:
     if not file.is_file():
         return None
     try:
-        return str(json.loads(file.read_bytes())["fingerprint"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return str(read_object(file)["fingerprint"])
+    except (OSError, ValueError, KeyError):
         raise RunError(f"{file} cannot be read; was the folder copied whole?") from None

@@ -10,14 +10,16 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict
 
 from primia.config.reader import dump_config
 from primia.config.settings import SearchSettings, Settings
 from primia.errors import RunError
 from primia.federation.run_folder import ResultFolder, read_json, unreadable
-from primia.files import atomic_text
+from primia.files import atomic_text, own_folder, private_folder
 from primia.search.records import TrialRecord, read_records, write_records
+from primia.untrusted.documents import validated
+from primia.untrusted.files import Unusable
 
 _RUNNING = "running"
 
@@ -138,7 +140,8 @@ class SweepFolder(ResultFolder):
         if path.exists():
             raise RunError(f"{path} exists already; give another --name, or go on with it: {folder.resume_command}")
         try:
-            folder.trials.mkdir(parents=True)
+            private_folder(path)
+            own_folder(folder.trials)
         except OSError as error:
             raise RunError(f"cannot make sweep folder {path}: {error.strerror}; give another --output") from None
         atomic_text(folder.config, dump_config(settings))
@@ -157,6 +160,7 @@ class SweepFolder(ResultFolder):
         folder = cls(path)
         if not folder.config.is_file() or not folder.table.is_file():
             raise RunError(f"{path} is not a sweep folder: it has no {folder.config.name} or no {folder.table.name}")
+        folder.check()
         return folder
 
     @staticmethod
@@ -206,10 +210,10 @@ class SweepFolder(ResultFolder):
     def result(self) -> SweepSummary:
         """As :meth:`read_summary`, and each value is of its type."""
         try:
-            return SweepSummary.model_validate(self.read_summary())
-        except ValidationError as error:
-            first = error.errors()[0]
-            raise unreadable(self.summary, f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+            summary: SweepSummary = validated(SweepSummary, self.read_summary())
+            return summary
+        except Unusable as error:
+            raise unreadable(self.summary, str(error)) from None
 
     def _killed_seconds(self, known: SweepSummary) -> float:
         """Of a part that was killed, and could not write how long it took: up to the last trial that it saw begin or end."""

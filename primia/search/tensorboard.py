@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import IO, Self
 
 from primia.errors import ClusterError
+from primia.files import keep_private, own_folder
 
 OBJECTIVE = "objective/validation_mcc"
 
@@ -34,12 +35,14 @@ def write_trial(folder: Path, parameters: Mapping[str, bool | int | float | str]
     from tensorboard.plugins.hparams.summary_v2 import hparams_pb  # type: ignore[import-untyped]
     from torch.utils.tensorboard import SummaryWriter  # here: torch takes a second that the command line does not need
 
+    own_folder(folder)
     with SummaryWriter(str(folder)) as writer:
         # Named by its run, since trials of the same name, by default of the same settings, are shown as one.
         writer.file_writer.add_summary(hparams_pb(dict(parameters), trial_id=folder.parent.name))
         if value is not None:
             writer.add_scalar(OBJECTIVE, value, global_step=0)
         writer.file_writer.add_summary(_session_end(succeeded=value is not None))
+    keep_private(folder)
 
 
 def _session_end(*, succeeded: bool) -> object:

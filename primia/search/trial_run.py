@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -11,19 +10,18 @@ from pathlib import Path
 from threading import Event as Flag
 from time import time
 
-import pyarrow.parquet as pq
-
 from primia.config.settings import Settings
 from primia.data.federation import FederatedData
 from primia.errors import PrimiaError, RunError
 from primia.federation.checkpoint import Checkpoints
 from primia.federation.driver import run_federation
 from primia.federation.events import Event, RoundFinished, RunFinished
-from primia.federation.history import ALL_SITES
+from primia.federation.history import ALL_SITES, read_rounds
 from primia.federation.hosts import RayHosts
 from primia.federation.run_data import run_data
 from primia.federation.run_folder import RunFolder
 from primia.federation.run_setup import RunSetup
+from primia.files import copy_private, own_folder
 from primia.privacy.errors import BudgetSpent
 from primia.search.plan import Assignment, SweepPlan
 from primia.search.records import State, Told, TrialRecord, with_summary
@@ -92,9 +90,11 @@ class TrialRun:
         self._record = replace(self._record, folder=place, cause=f"{origin.cause}; {why}" if origin.cause else why)
         settings = self._settings()
         made = RunFolder.create(self.folder.path, settings, self._data(settings).fingerprint)
-        shutil.copytree(saved / made.checkpoints.name, made.checkpoints)
+        own_folder(made.checkpoints)
+        for checkpoint in (saved / made.checkpoints.name).iterdir():
+            copy_private(checkpoint, made.checkpoints / checkpoint.name)
         for file in (made.history, made.facts):
-            shutil.copy(saved / file.name, file)
+            copy_private(saved / file.name, file)
 
     def rejoin(self, saved: TrialRecord) -> None:
         """Go on in the run folder that this trial had when it was saved, which may be one that it branched into."""
@@ -109,7 +109,7 @@ class TrialRun:
         run = self.folder
         Checkpoints(run.checkpoints, 1).copy(self._record.rounds, to / run.checkpoints.name)
         for file in (run.history, run.facts):
-            shutil.copy(file, to / file.name)
+            copy_private(file, to / file.name)
 
     def _trained(self) -> Iterator[Told]:
         settings, plan = self._settings(), self._plan
@@ -164,7 +164,7 @@ class TrialRun:
         done = Checkpoints(folder.checkpoints, 1).rounds()
         if not done or not folder.history.exists():
             return
-        rows = pq.read_table(folder.history, filters=[("round", "<=", done[-1]), ("site", "=", ALL_SITES)]).to_pylist()
+        rows = [row for row in read_rounds(folder.history).to_pylist() if row["site"] == ALL_SITES and row["round"] <= done[-1]]
         for row in sorted(rows, key=lambda row: row["round"]):
             self._count(row["round"], rounds, row["seconds"] or 0.0, row["validation_mcc"])
             if row["validation_mcc"] is not None and row["round"] < rounds and self._tells_again:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pydantic import FiniteFloat, TypeAdapter, ValidationError
+from pydantic import FiniteFloat, TypeAdapter
 
 from primia.config.reader import differences, load_config
 from primia.config.settings import SearchSettings, Settings
@@ -15,6 +15,8 @@ from primia.federation.run_folder import unreadable
 from primia.search.folder import SweepFolder
 from primia.search.records import State, TrialRecord, Value, second_objective
 from primia.search.space import Space
+from primia.untrusted.documents import parse_json, validated
+from primia.untrusted.files import printable, read_file
 
 
 @dataclass(frozen=True)
@@ -62,11 +64,11 @@ def read_known(path: Path, space: Space) -> list[Known]:
         RunError: the file is missing or damaged.
     """
     try:
-        known = _KNOWN.validate_json(path.read_bytes())
+        known: list[Known] = validated(_KNOWN, parse_json(read_file(path)))
     except OSError as error:
         raise RunError(f"{path} cannot be read ({error.strerror}); was the folder copied whole?") from None
-    except ValidationError as error:
-        raise unreadable(path, error.errors()[0]["msg"]) from None
+    except ValueError as error:
+        raise unreadable(path, printable(error)) from None
     count = 1 if space.base.search.second_objective == "none" else 2
     return [each for each in known if len(each.objectives) in (0, count) and space.replay(each.parameters)]
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,8 +18,8 @@ import syft_crypto_python as syc
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from primia.errors import ProtocolError
-from primia.files import atomic_path
+from primia.errors import ProtocolError, RunError
+from primia.files import atomic_text, private_folder
 
 _GROUP = 4
 _LENGTH_BYTES = 2
@@ -99,11 +98,11 @@ class Identity:
         with suppress(FileNotFoundError):
             return cls._load(name, path)
         identity = cls.generate(name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_path(path) as temporary:
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with open(descriptor, "w") as file:  # noqa: PTH123 - by descriptor
-                json.dump(identity._keys.to_jwks(), file)
+        try:
+            private_folder(path.parent)
+        except OSError as error:
+            raise RunError(f"cannot make {path.parent}: {error.strerror}") from error
+        atomic_text(path, json.dumps(identity._keys.to_jwks()))
         return identity
 
     @classmethod

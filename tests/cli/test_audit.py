@@ -113,7 +113,7 @@ def test_the_images_of_site_boxes_are_their_private_halves(tmp_path):
     found = run_data(Settings.model_validate({"data": {"source": "boxes", "path": str(boxes), "image_size": 16}}))
     assert [site.name for site in found.sites] == ["site-1", "site-2", "site-3"]
     for site, original in zip(found.sites, packed.sites, strict=True):
-        assert np.array_equal(Shard.open(site.train).images, Shard.open(original.train).images)
+        assert np.array_equal(Shard.open(site.train, box=site.box).images, Shard.open(original.train).images)
 
 
 def test_ctrl_c_ends_at_once_and_writes_nothing(folder, monkeypatch):

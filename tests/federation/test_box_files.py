@@ -8,7 +8,8 @@ from threading import Event
 import pytest
 
 from primia.errors import ConsentError
-from primia.federation.box_files import check_mode, check_no_links, keep_private, locked, read_json, write_json, write_private
+from primia.federation.box_files import check_mode, check_no_links, locked, read_json, write_json, write_private
+from primia.files import keep_private
 
 
 def test_private_files_are_closed_whatever_the_umask(tmp_path: Path) -> None:
@@ -46,7 +47,11 @@ def test_a_folder_that_is_not_there_cannot_be_locked(tmp_path: Path) -> None:
 
 def test_damaged_files_are_named(tmp_path: Path) -> None:
     assert read_json(tmp_path / "a", missing={}) == {}
-    for content, words in ((None, "missing from the site box"), ("{", "cannot be read"), ("[]", "holds no JSON object")):
+    for content, words in (
+        (None, "missing from the site box"),
+        ("{", "cannot be read"),
+        ("[]", r"cannot be read \(it is no JSON object\)"),
+    ):
         if content is not None:
             (tmp_path / "a").write_text(content)
         with pytest.raises(ConsentError, match=f"a: {words}"):

@@ -104,7 +104,7 @@ def test_a_federation_is_described_by_its_boxes(boxes: Path) -> None:
     for data, images in ((real, 4), (dry, 8)):
         for site in data.sites:
             assert site.train and site.test and site.validation is None and site.box == boxes / site.name
-            assert (len(Shard.open(site.train)), len(Shard.open(site.test))) == (images, images)
+            assert (len(Shard.open(site.train, box=site.box)), len(Shard.open(site.test, box=site.box))) == (images, images)
     assert federated_data(boxes, dry_run=False) == real
     assert [site.name for site in federated_data(boxes / "south", dry_run=False).sites] == ["south"]
 

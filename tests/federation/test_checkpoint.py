@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from threading import Timer
 
@@ -141,3 +143,62 @@ def test_a_checkpoint_that_does_not_come_cannot_be_copied(tmp_path: Path, monkey
     with pytest.raises(RunError, match=r"from has no checkpoint of round 3$"):
         saved(tmp_path / "from", rounds).copy(3, tmp_path / "to")
     assert not (tmp_path / "to").exists()
+
+
+def test_a_folder_that_is_a_link_is_neither_read_nor_cleared(tmp_path: Path) -> None:
+    saved(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "thesis.tex").write_text("years of work")
+    (tmp_path / "checkpoints").symlink_to(tmp_path / "elsewhere")
+    before = sorted(path.name for path in (tmp_path / "elsewhere").iterdir())
+    checkpoints = Checkpoints(tmp_path / "checkpoints", keep=1)
+    for use in (checkpoints.load_latest, checkpoints.rounds, lambda: checkpoints.write(state(4, best=2))):
+        with pytest.raises(RunError, match="a link"):
+            use()
+    assert sorted(path.name for path in (tmp_path / "elsewhere").iterdir()) == before
+
+
+def test_what_is_none_of_its_files_is_left_alone(tmp_path: Path) -> None:
+    checkpoints = saved(tmp_path)
+    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "round-000001.json").mkdir()
+    checkpoints.write(state(4, best=2))
+    assert (tmp_path / "notes.txt").exists() and (tmp_path / "round-000001.json").is_dir()
+
+
+@pytest.mark.parametrize("name", ["../stolen.safetensors", "/etc/passwd", "round-000003.json", "round-000003.safetensors\n", ""])
+@pytest.mark.parametrize("part", ["vectors", "best"])
+def test_a_document_names_files_of_its_own_folder_alone(tmp_path: Path, name: str, part: str) -> None:
+    checkpoints = saved(tmp_path / "checkpoints", rounds=1)
+    path = tmp_path / "checkpoints" / "round-000001.json"
+    shutil.copy(tmp_path / "checkpoints" / "round-000001.safetensors", tmp_path / "stolen.safetensors")
+    document = json.loads(path.read_text())
+    (document if part == "vectors" else document["best"])["vectors"]["file"] = name
+    path.write_text(json.dumps(document))
+    with pytest.raises(RunError, match=r"no checkpoint in .* is whole.*file: String should match pattern"):
+        checkpoints.load_latest()
+    with pytest.raises(RunError, match="cannot be copied"):
+        checkpoints.copy(1, tmp_path / "to")
+
+
+@pytest.mark.parametrize("text", ["null", "[]", '{"round": 1}', "[" * 100_000, '{"vectors": 3, "progress": {}, "best": null}'])
+def test_a_document_of_another_kind_falls_back_to_the_one_before(tmp_path: Path, text: str) -> None:
+    checkpoints = saved(tmp_path)
+    (tmp_path / "round-000003.json").write_text(text)
+    loaded, complaints = checkpoints.load_latest()
+    assert loaded is not None and loaded.model.round == 2 and len(complaints) == 1 and "\n" not in complaints[0]
+
+
+def test_fields_of_a_later_version_are_passed_over(tmp_path: Path) -> None:
+    checkpoints = saved(tmp_path)
+    path = tmp_path / "round-000003.json"
+    document = json.loads(path.read_text())
+    path.write_text(json.dumps(document | {"new": 1, "progress": document["progress"] | {"new": 1}}))
+    loaded, complaints = checkpoints.load_latest()
+    assert loaded is not None and loaded.progress == state(3, best=2).progress and not complaints
+
+
+def test_vectors_of_another_model_are_refused() -> None:
+    state(3, best=2).check_fit(1000, 4)
+    for parameters, buffers in ((999, 4), (1000, 5)):
+        with pytest.raises(RunError, match="of another model"):
+            state(3, best=2).check_fit(parameters, buffers)

@@ -59,7 +59,7 @@ def test_a_box_tells_its_name_keys_and_shards(path: Path) -> None:
     assert box.identity().public == box.public
     assert box.ledger.parent == path and not box.ledger.exists()
     for split, images in (("train", 5), ("test", 3)):
-        private, drawn = Shard.open(box.shard(split, dry_run=False)), Shard.open(box.shard(split, dry_run=True))
+        private, drawn = (Shard.open(box.shard(split, dry_run=dry), box=path) for dry in (False, True))
         assert (len(private), len(drawn)) == (images, 8)
         assert (private.images == 255).all() and not (drawn.images == 255).all()
         assert (drawn.classes, drawn.channels, drawn.image_size, drawn.synthetic) == (("cat", "dog"), 1, 8, True)
@@ -83,7 +83,7 @@ def test_a_box_moves_with_all_it_holds(path: Path) -> None:
     path.rename(path.parent / "moved")
     box = SiteBox.open(path.parent / "moved")
     box.check_grant(STUDY)
-    assert len(Shard.open(box.shard("train", dry_run=False))) == 5 and box.dataset_id("train")
+    assert len(Shard.open(box.shard("train", dry_run=False), box=box.path)) == 5 and box.dataset_id("train")
 
 
 def test_public_keys_are_read_without_private_ones(path: Path) -> None:

@@ -14,8 +14,8 @@ from primia.federation.exchange import Charter, RoundTask, Session
 from primia.federation.plan import assign_hosts
 from primia.federation.run_setup import RunSetup
 from primia.federation.setup import prepare_run
-from primia.federation.site_box import CARD_FILE, SiteBox
-from primia.federation.sources import BOX_CARD, BoxedSite, PackedSite, SiteImages, SiteSource
+from primia.federation.site_box import SiteBox
+from primia.federation.sources import BoxedSite, PackedSite, SiteImages, SiteSource
 from primia.secagg.identity import Identity
 from primia.secagg.messages import Task
 
@@ -102,5 +102,4 @@ def test_a_dry_run_opens_no_private_half_of_its_own_box(make_boxed: Any) -> None
     _, boxes = make_boxed({})
     shard = boxes["site-1"].shard("train", dry_run=False)
     with pytest.raises(ConsentError, match="no mock half, and a dry run opens nothing else"):
-        SiteImages({"train": (shard,)}, boxed=True, mock=True).shards("train")
-    assert BOX_CARD == CARD_FILE
+        SiteImages({"train": (shard,)}, box=boxes["site-1"].path, mock=True).shards("train")

@@ -83,3 +83,48 @@ def test_weights_of_another_run_do_not_fit_the_card(folder: Path) -> None:
 def test_an_unwritable_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"cannot write .*model\.safetensors"):
         save_model(tmp_path / "absent", CARD, {})
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"channels": 10**9}, "channels"),
+        ({"channels": -1}, "channels"),
+        ({"channels": "many"}, "channels"),
+        ({"image_size": 10**9}, "image_size"),
+        ({"classes": ["a"] * 100_000}, "classes"),
+        ({"classes": []}, "classes"),
+        ({"classes": 3}, "classes"),
+        ({"normalisation": {"mean": [0.5], "std": [0.0]}}, "standard deviation"),
+        ({"normalisation": {"mean": [0.5], "std": [-1.0]}}, "standard deviation"),
+        ({"normalisation": {"mean": [0.5], "std": [1e-300]}}, "standard deviation"),
+        ({"normalisation": {"mean": [float("nan")], "std": [0.5]}}, "NaN"),
+        ({"normalisation": {"mean": [0.5, 0.5], "std": [0.5, 0.5]}}, "2 channels, not 1"),
+        ({"normalisation": {"mean": [[[[0.5]]]], "std": [0.5]}}, "normalisation"),
+        ({"normalisation": None}, "normalisation"),
+        ({"model": None}, "model"),
+        ({"model": {"name": "convnet", "layers": 10**9}}, "layers"),
+        ({"versions": [1]}, "versions"),
+    ],
+)
+def test_an_absurd_card_is_refused_before_anything_is_built(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, object], said: str
+) -> None:
+    monkeypatch.setattr("primia.models.file.build_model", lambda *_, **__: pytest.fail("built"))
+    card = json.loads((folder / "model.json").read_text())
+    (folder / "model.json").write_text(json.dumps(card | change))
+    with pytest.raises(ModelError, match=rf"model\.json: not a model card \(.*{said}") as refused:
+        load_model(folder)
+    assert str(refused.value).isprintable()
+
+
+def test_a_card_nested_deep_or_that_is_a_link_is_refused(folder: Path, tmp_path: Path) -> None:
+    card = folder / "model.json"
+    card.rename(tmp_path / "elsewhere.json")
+    card.symlink_to(tmp_path / "elsewhere.json")
+    with pytest.raises(ModelError, match="a symbolic link"):
+        load_model(folder)
+    card.unlink()
+    card.write_text("[" * 1_000_000)
+    with pytest.raises(ModelError, match="nested too deep"):
+        load_model(folder)

@@ -132,7 +132,7 @@ def reconstruct(
 
 def _choose(subject: Subject, images: int, rng: np.random.Generator) -> list[Original]:
     """Images of the training sites in turn, each of another class than the one before where there is one."""
-    shards = [Shard.open(site.train) for site in subject.training_sites if site.train]
+    shards = [Shard.open(site.train, box=site.box) for site in subject.training_sites if site.train]
     originals = []
     for number in range(images):
         own, *rest = shards[number % len(shards) :] + shards[: number % len(shards)]

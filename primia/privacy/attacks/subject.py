@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -21,6 +20,8 @@ from primia.models.file import ModelCard, load_model
 from primia.models.registry import build_model
 from primia.privacy.mechanism import Mechanism
 from primia.training.learner import LearnerSpec
+from primia.untrusted.documents import read_object
+from primia.untrusted.files import check_folder, printable
 
 Locate = Callable[[Settings], FederatedData]
 
@@ -92,18 +93,18 @@ class Subject:
     @cached_property
     def members(self) -> JoinedDataset:
         """Images that the model was trained on."""
-        return _joined(site.train for site in self.training_sites)
+        return _joined((site, site.train) for site in self.training_sites)
 
     @cached_property
     def others(self) -> JoinedDataset:
         """Images like them that it was not trained on: the test images, or else those for validation."""
-        test = [site.test for site in self.data.sites if site.test]
-        return _joined(test or [site.validation for site in self.data.sites])
+        test = [(site, site.test) for site in self.data.sites if site.test]
+        return _joined(test or [(site, site.validation) for site in self.data.sites])
 
     @property
     def site_images(self) -> tuple[int, ...]:
         """Training images of each training site."""
-        return tuple(len(Shard.open(site.train)) for site in self.training_sites if site.train)
+        return tuple(len(Shard.open(site.train, box=site.box)) for site in self.training_sites if site.train)
 
     @property
     def budget(self) -> Budget | None:
@@ -169,16 +170,19 @@ def _read_summary(path: Path) -> dict[str, Any]:
     if not (path / "config.ini").is_file():
         raise RunError(f"{path} is not a run folder: it has no config.ini; give the folder that primia-ray train names at its end")
     try:
-        summary: dict[str, Any] = json.loads((path / "summary.json").read_text())
+        check_folder(path)
+        return read_object(path / "summary.json")
     except FileNotFoundError:
         raise RunError(f"{path} has no summary.json: the run is not finished; go on with: primia-ray train --resume {path}") from None
     except (OSError, ValueError) as error:
-        raise RunError(f"{path / 'summary.json'} cannot be read ({error}); was the run folder copied whole?") from None
-    return summary
+        raise RunError(f"{path / 'summary.json'} cannot be read ({printable(error)}); was the run folder copied whole?") from None
 
 
 def _check_images(path: Path, data: FederatedData) -> None:
-    trained_on = json.loads((path / "data.json").read_text())["fingerprint"]
+    try:
+        trained_on = read_object(path / "data.json").get("fingerprint")
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path / 'data.json'} cannot be read ({printable(error)}); was the run folder copied whole?") from None
     if data.fingerprint != trained_on:
         raise RunError(f"{path}: the images are not those that it was trained on; put them back, or audit a run on the new ones")
     for site in data.sites:
@@ -189,5 +193,6 @@ def _check_images(path: Path, data: FederatedData) -> None:
                 )
 
 
-def _joined(paths: Iterable[Path | None]) -> JoinedDataset:
-    return JoinedDataset([Shard.open(path) for path in paths if path])
+def _joined(paths: Iterable[tuple[SiteShards, Path | None]]) -> JoinedDataset:
+    """The shards at these paths; :func:`primia.api.audits.audit` has asked for the grants of those in boxes."""
+    return JoinedDataset([Shard.open(path, box=site.box) for site, path in paths if path])

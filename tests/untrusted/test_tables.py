@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from primia.untrusted import tables
+from primia.untrusted.files import Unusable
+from primia.untrusted.tables import read_table
+
+TABLE = pa.table({"round": pa.array([1, 2]), "site": pa.array(["a", None]), "curve": pa.array([[{"r": 1}], None])})
+
+
+def test_a_table_comes_back_as_it_was_written(tmp_path: Path) -> None:
+    pq.write_table(TABLE, tmp_path / "a")
+    assert read_table(tmp_path / "a").equals(TABLE)
+    assert read_table(tmp_path / "a", ["site"], {"site": pa.string()}).column_names == ["site"]
+
+
+@pytest.mark.parametrize(("types", "said"), [({"site": pa.int64()}, "type string, not int64"), ({"mcc": pa.float64()}, "no column mcc")])
+def test_columns_of_other_types_are_refused(tmp_path: Path, types: dict[str, pa.DataType], said: str) -> None:
+    pq.write_table(TABLE, tmp_path / "a")
+    with pytest.raises(Unusable, match=said):
+        read_table(tmp_path / "a", types=types)
+
+
+def test_a_short_file_that_stands_for_much_is_refused_before_it_is_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pq.write_table(pa.table({"a": pa.array([0]).take(pa.array([0] * 3_000_000))}), tmp_path / "rows", compression="zstd")
+    assert (tmp_path / "rows").stat().st_size < 20_000
+    monkeypatch.setattr(tables, "VALUE_LIMIT", 1_000_000)
+    with pytest.raises(Unusable, match="too many"):
+        read_table(tmp_path / "rows")
+    pq.write_table(pa.table({"a": ["x" * 100_000] * 900_000}), tmp_path / "texts")
+    assert (tmp_path / "texts").stat().st_size < 200_000
+    with pytest.raises(Unusable, match="texts that are too long"):
+        read_table(tmp_path / "texts")
+
+
+def test_what_is_no_table_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"PAR1" * 10)
+    with pytest.raises(Unusable):
+        read_table(tmp_path / "a")
