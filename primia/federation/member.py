@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 
 from primia.data.shard import Dataset, JoinedDataset, Shard
 from primia.data.statistics import PixelSums, pixel_sums
-from primia.errors import ConsentError, DataError, ProtocolError
+from primia.errors import ProtectionError, ProtocolError
 from primia.federation.exchange import Charter
 from primia.federation.journal import Journal
 from primia.federation.peers import Peers
 from primia.federation.plan import SPLITS, SitePlan
+from primia.federation.site_log import FILE, SiteLog
 from primia.files import atomic_text
 from primia.privacy.spend import Limit
 from primia.secagg.identity import Identity, PublicIdentity
@@ -64,7 +65,7 @@ class Member:
         grant = box.check_grant(settings.federation.identity)
         grant.check_protection(secure=charter.is_secure, sealed=charter.is_sealed)
         if grant.max_epsilon is not None and not settings.privacy.is_by_site:
-            raise ConsentError(
+            raise ProtectionError(
                 f"the owner of site {self.name!r} allows epsilon = {grant.max_epsilon:g} in all, but this run has privacy.unit = "
                 f"{settings.privacy.unit}, which protects nothing at the site; set privacy.unit = image or patient"
             )
@@ -74,6 +75,11 @@ class Member:
         privacy = self.privacy(charter, steps)
         if privacy:
             privacy.admit(round_, steps)
+
+    def log(self, charter: Charter) -> SiteLog:
+        """The site's own log of errors: in its box, else with what it keeps of the run."""
+        folder = self.plan.box if self.plan.box and not charter.settings.run.dry_run else self._folder(charter)
+        return SiteLog(folder / FILE)
 
     def note(self, charter: Charter, event: Mapping[str, object]) -> None:
         """Append to the box's audit log who did what on this site's data."""
@@ -105,17 +111,11 @@ class Member:
     def steps(self, charter: Charter) -> int:
         """Optimiser steps of this site in a round of a federation.
 
-        Raises:
-            DataError: the site has fewer training images than a batch.
+        A site of fewer images than a batch makes them one batch. Were it left out instead, a driver that asks with one batch size after
+        the other would learn how many images it has.
         """
         federation, batch_size = charter.settings.federation, charter.settings.training.batch_size
-        units = self.unit_count(charter)
-        if units < batch_size:
-            what = "patients" if charter.settings.privacy.unit == "patient" else "training images"
-            raise DataError(
-                f"site {self.name!r} has fewer {what} than training.batch_size = {batch_size}; lower the batch size or leave the site out"
-            )
-        return federation.sync_every_n_batch or federation.local_epochs * steps_per_epoch(units, batch_size)
+        return federation.sync_every_n_batch or federation.local_epochs * steps_per_epoch(self.unit_count(charter), batch_size)
 
     def units(self, charter: Charter) -> Units:
         """What differential privacy protects and samples: images, or patients."""

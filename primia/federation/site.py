@@ -6,7 +6,6 @@ masked contributions, the metrics that a site tells of itself, and why a site is
 
 from __future__ import annotations
 
-import traceback
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from primia.data.statistics import Normalisation
-from primia.errors import ConsentError, PrimiaError, TrainingError
+from primia.errors import PrimiaError, ProtectionError
 from primia.federation.encoding import EvaluationEncoding, FactsEncoding, UpdateEncoding, rounding_key
 from primia.federation.exchange import (
     Charter,
@@ -38,10 +37,11 @@ from primia.federation.exchange import (
 from primia.federation.member import Member
 from primia.federation.outbox import MaskedOutbox, Outbox, PlainOutbox, SealedOutbox
 from primia.federation.plan import POOLED, SPLITS, SitePlan
+from primia.federation.refusals import kind_of
+from primia.federation.site_log import words_of
 from primia.federation.site_state import SiteState
 from primia.federation.stages import Stage, build_stages, encode
 from primia.federation.update import GlobalModel, Update
-from primia.privacy.errors import BudgetSpent
 from primia.secagg.messages import Roster, Task
 from primia.training.evaluation import Evaluation
 from primia.training.learner import Learner, LocalResult, LocalWork
@@ -68,10 +68,10 @@ class SiteHost:
             member.admit(charter)
             return member.identity(charter).public
 
-        return self._each(sites, step)
+        return self._each("join", charter, sites, step)
 
     def facts(self, charter: Charter, sites: Sequence[str], inboxes: Mapping[str, Inbox]) -> HostFacts:
-        """Facts on each named site; one that may not tell them is left out, any other fault is raised."""
+        """Facts on each named site; one that may not or cannot tell them is left out."""
         encoding = FactsEncoding(len(charter.classes), charter.channels)
         outbox: Any = PlainOutbox()
         if inboxes:
@@ -80,11 +80,12 @@ class SiteHost:
         for member in self._named(sites):
             try:
                 member.note(charter, {"purpose": "facts", "outcome": "delivers"})
+                told = _told_counts(charter, member)
                 if not charter.is_secure or member.name in inboxes:
                     outbox.put(member, _training_facts(charter, member))
-                counts[member.name] = _told_counts(charter, member)
-            except (ConsentError, BudgetSpent) as error:
-                failures.append(_failure(member.name, error))
+                counts[member.name] = told
+            except Exception as error:
+                failures.append(_failure(charter, member, "facts", error))
         return HostFacts(outbox.total, tuple(counts), counts, tuple(failures))
 
     def train(self, session: Session, task: RoundTask, start: GlobalModel) -> HostResult:
@@ -95,9 +96,9 @@ class SiteHost:
             try:
                 reports.append(self._train_site(session, task, member, start, outbox))
             except Exception as error:
-                failures.append(_failure(member.name, error))
+                failures.append(_failure(session.charter, member, f"train of round {task.round}", error))
                 with suppress(PrimiaError):  # a log that cannot be written is the failure itself, most likely
-                    member.note(session.charter, {"purpose": "train", "round": task.round, "outcome": f"left out: {failures[-1].reason}"})
+                    member.note(session.charter, {"purpose": "train", "round": task.round, "outcome": f"left out: {words_of(error)}"})
         return HostResult(outbox.total, tuple(reports), tuple(failures), outbox.sealed)
 
     def evaluate(
@@ -114,7 +115,7 @@ class SiteHost:
         for member in self._named(sites):
             try:
                 if charter.keeps_evaluations and not inboxes:
-                    raise ConsentError(
+                    raise ProtectionError(
                         f"site {member.name!r} alone has {split} images, so a sum would be its own; set "
                         "secure_aggregation.site_metrics = yes if it may be told"
                     )
@@ -125,12 +126,12 @@ class SiteHost:
                 if not charter.keeps_evaluations:
                     metrics[member.name] = told
             except Exception as error:
-                failures.append(_failure(member.name, error))
+                failures.append(_failure(charter, member, f"{split} of round {model.round}", error))
         return HostEvaluation(outbox.total, tuple(delivered), metrics, tuple(failures))
 
     def advertise(self, charter: Charter, task: Task, sites: Sequence[str]) -> HostReply:
         """First step of secure aggregation: each site's fresh keys."""
-        return self._each(sites, lambda member: member.advertise(charter, task))
+        return self._each("advertise", charter, sites, lambda member: member.advertise(charter, task))
 
     def share(self, charter: Charter, purpose: str, rosters: Mapping[str, Roster]) -> HostReply:
         """Second step: each site's sealed shares, by recipient."""
@@ -138,11 +139,11 @@ class SiteHost:
         def step(member: Member) -> object:
             return member.role(charter, purpose).share(rosters[member.name], lambda peer: member.pin(charter, peer))
 
-        return self._each(rosters, step)
+        return self._each("share", charter, rosters, step)
 
     def confirm(self, charter: Charter, purpose: str, sites: Sequence[str], survivors: Sequence[str]) -> HostReply:
         """Fourth step: each site's signature on who delivered."""
-        return self._each(sites, lambda member: member.confirm(charter, purpose, survivors))
+        return self._each("confirm", charter, sites, lambda member: member.confirm(charter, purpose, survivors))
 
     def unmask(self, charter: Charter, purpose: str, confirmations: Mapping[str, Mapping[str, bytes]]) -> HostReply:
         """Last step: the shares that open the sum."""
@@ -152,11 +153,12 @@ class SiteHost:
             member.finish(charter, purpose)
             return shares
 
-        return self._each(confirmations, step)
+        return self._each("unmask", charter, confirmations, step)
 
     def statements(self, charter: Charter, sites: Sequence[str]) -> HostReply:
         """What each site that has spent privacy in this run says of it."""
-        return self._each([name for name in sites if self._members[name].has_spent(charter)], lambda member: member.statement(charter))
+        named = [member.name for member in self._named(sites) if member.has_spent(charter)]
+        return self._each("statements", charter, named, lambda member: member.statement(charter))
 
     def leave(self, charter: str) -> None:
         """Forget a federation: an actor may serve many, one after the other."""
@@ -167,13 +169,13 @@ class SiteHost:
     def _named(self, sites: Iterable[str]) -> Iterator[Member]:
         return (self._members[name] for name in sites if name in self._members)
 
-    def _each(self, sites: Iterable[str], step: Callable[[Member], object]) -> HostReply:
+    def _each(self, asked: str, charter: Charter, sites: Iterable[str], step: Callable[[Member], object]) -> HostReply:
         values, failures = {}, []
         for member in self._named(sites):
             try:
                 values[member.name] = step(member)
-            except PrimiaError as error:
-                failures.append(_failure(member.name, error))
+            except Exception as error:
+                failures.append(_failure(charter, member, asked, error))
         return HostReply(values, tuple(failures))
 
     def _update_outbox(self, session: Session, task: RoundTask, start: GlobalModel) -> Outbox[Contribution]:
@@ -183,7 +185,7 @@ class SiteHost:
         if not charter.is_secure:
             return PlainOutbox(lambda contribution: contribution.update.nbytes)
         encoding = UpdateEncoding(flat.parameter_count, flat.buffer_count, session.total_weight, task.range)
-        seed = charter.settings.run.seed
+        seed = session.learner.seed
         terms = round_terms(session, task, start)
         return MaskedOutbox(
             charter, "train", task.inboxes, terms, lambda value, site: encoding.encode(value, rounding_key(seed, site, task.round))
@@ -301,16 +303,15 @@ def _normalisation(session: Session, member: Member) -> Normalisation:
 
 
 def _report(charter: Charter, member: Member, result: LocalResult, size: int, privacy: Mapping[str, object] | None) -> SiteReport:
-    report = SiteReport(member.name, result.learning_rate, result.seconds, size, privacy=privacy)
+    report = SiteReport(member.name, size, privacy=privacy)
     if charter.is_secure:
         return report
     loss = None if charter.settings.privacy.is_on else result.loss
     return replace(report, samples=result.samples, steps=result.steps, loss=loss)
 
 
-def _failure(site: str, error: Exception) -> SiteFailure:
-    if isinstance(error, TrainingError):
-        return SiteFailure(site, str(error), fatal=True)
-    if isinstance(error, PrimiaError):
-        return SiteFailure(site, str(error), spent=isinstance(error, BudgetSpent))
-    return SiteFailure(site, f"{type(error).__name__}: {error}", traceback.format_exc())
+def _failure(charter: Charter, member: Member, asked: str, error: Exception) -> SiteFailure:
+    """Its kind for the driver; the words stay in the site's own log."""
+    with suppress(OSError):
+        member.log(charter).write(asked, error)
+    return SiteFailure.of(member.name, kind_of(error))

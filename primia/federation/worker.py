@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 
+from primia.errors import ConfigError, ModelError
+from primia.federation.refusals import Kind
+
 if TYPE_CHECKING:
     from primia.federation.plan import SitePlan
 
@@ -36,5 +39,13 @@ class FederatedWorker:
         return ray.get_runtime_context().get_node_id()
 
     def call(self, method: str, *arguments: object) -> Any:
-        """A method of :class:`SiteHost` by its name."""
-        return getattr(self._host, method)(*arguments)
+        """A method of :class:`SiteHost` by its name.
+
+        What goes wrong at a site is in the answer, without its words; what escapes is a bug, or follows from the settings alone.
+        """
+        try:
+            return getattr(self._host, method)(*arguments)
+        except (ConfigError, ModelError):
+            raise
+        except Exception:
+            raise RuntimeError(Kind.FAILED.value) from None

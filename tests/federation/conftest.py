@@ -15,6 +15,7 @@ from primia.federation.plan import SitePlan
 from primia.federation.run_folder import RunFolder
 from primia.federation.run_setup import RunSetup
 from primia.federation.site import SiteHost
+from primia.federation.site_log import SiteLog
 
 TINY = {
     "data": {"source": "demo", "demo_images": 36, "image_size": 16, "sites": 3, "validation_fraction": 0.25, "test_fraction": 0.25},
@@ -66,6 +67,17 @@ class InProcessHosts:
                 self.lost.remove((method, name))
                 return True
         return False
+
+
+@pytest.fixture
+def words() -> Callable[..., str]:
+    """What a site's own log last said: of a site with a box where the box is given."""
+
+    def read(setup: RunSetup, site: str, box: Path | None = None) -> str:
+        entry = SiteLog((box or RunFolder(setup.folder).sites / site) / "errors.log").last()
+        return f"{entry.words}\n{entry.traceback}" if entry else ""
+
+    return read
 
 
 @pytest.fixture(scope="session")
