@@ -18,6 +18,7 @@ from primia.federation.site import SiteHost
 from primia.federation.site_log import SiteLog
 
 TINY = {
+    "run": {"repeat": "tests"},  # so that runs of one seed compare
     "data": {"source": "demo", "demo_images": 36, "image_size": 16, "sites": 3, "validation_fraction": 0.25, "test_fraction": 0.25},
     "training": {"batch_size": 4, "optimizer": "sgd", "learning_rate": 0.05},
     "federation": {"rounds": 4},
