@@ -46,7 +46,9 @@ class RunSettings(Section):
         "federated", description="Sites train together; all shards as one; or one site alone. All three take equal optimisation steps."
     )
     site: str = Field("", description="The site that trains alone.")
-    seed: int = Field(1, ge=0, lt=2**63, description="Seed of initial weights, of the sites of a round and, with run.repeat, of what sites draw.")
+    seed: int = Field(
+        1, ge=0, lt=2**63, description="Seed of initial weights, of the sites of a round and, with run.repeat, of what sites draw."
+    )
     repeat: str = Field(
         "",
         pattern=r"^[A-Za-z0-9._-]{0,64}$",

@@ -57,8 +57,8 @@ class SiteLeftOut:
 class RoundFinished:
     """A round is done.
 
-    ``learning_rate`` is that of its start. ``train_loss`` is None where it may not be told (differential privacy); ``validation`` is pooled over the selecting sites, None where
-    it was not due.
+    ``learning_rate`` is that of its start. ``train_loss`` is None where it may not be told (differential privacy); ``validation`` is pooled
+    over the selecting sites, None where it was not due.
     """
 
     round: int

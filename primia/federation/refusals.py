@@ -1,7 +1,8 @@
 """Why a site does not do what it is asked for: the kind, in fixed words, which is all that leaves it.
 
 What an error says (numbers, names of files, a traceback) can tell of the site's images, also by whether it is said at all: a driver that
-asks again with other settings finds a number by a handful of answers. The words are for the site's own log, :mod:`primia.federation.site_log`.
+asks again with other settings finds a number by a handful of answers. The words are for the site's own log
+(:mod:`primia.federation.site_log`).
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ class Kind(Enum):
         "privacy.unit); the site's own log says how"
     )
     CONSENT = "its box cannot be used as it is; the site's own log says why"
-    SPENT = "its privacy budget does not allow it"
+    SPENT = "its privacy budget does not allow it: privacy.target_epsilon, search.max_epsilon, or its owner's cap on epsilon"
     UNMET = "privacy.target_epsilon cannot be met; raise it, or train fewer rounds"
     UNFIT = "its images cannot be used with these settings; the site's own log says why"
     NON_FINITE = "the loss is no longer finite; lower training.learning_rate"
