@@ -27,7 +27,7 @@ class SiteWords:
         return self._said(event)
 
     def rest(self) -> Iterator[Event]:
-        """What was not told by an event: a run that cannot begin ends with an error alone."""
+        """What was not told by an event: what ends a run is an error alone, and where it is in the sum, it names no site."""
         for name in self._logs:
             if self._has_news(name):
                 yield self._said(SiteLeftOut(0, name, ""))

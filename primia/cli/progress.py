@@ -79,8 +79,8 @@ class TrainingDisplay:
         self._told.add((event.site, event.reason))
         first = bool(event.traceback) and not self._seen_traceback
         style, level = ("red", "ERROR") if first else ("yellow", "warning")
-        when = f"round {event.round}" if event.round else "at the start"
-        self._console.print(f"[{style}]{level}[/] {when}, site {escape(event.site)}: {escape(event.reason)}", soft_wrap=True)
+        when = f"round {event.round}, " if event.round else ""
+        self._console.print(f"[{style}]{level}[/] {when}site {escape(event.site)}: {escape(event.reason)}", soft_wrap=True)
         if first:
             self._seen_traceback = True
             self._console.print(event.traceback.rstrip(), markup=False, highlight=False, soft_wrap=True)

@@ -123,6 +123,7 @@ FIELDS: Mapping[type, Mapping[str, Crossing]] = {
         "steps": _update("optimiser steps made"),
         "loss_sum": _update("sum of losses over images", "absent"),
         "clipped": Crossing(Way.SUM, Way.ABSENT, Way.ABSENT, "changes of parameters beyond the range of masked ones", "of noised changes"),
+        "failed": Crossing(Way.SUM, Way.ABSENT, Way.ABSENT, "sites whose loss is not finite; in the sum, nobody learns which"),
     },
     Update: {
         "parameters": _update("change of the parameters, weighted", "clipped and noised"),
@@ -156,8 +157,8 @@ FIELDS: Mapping[type, Mapping[str, Crossing]] = {
         "reason": _all(Way.PUBLIC, "the fixed words of its kind: no number, no name of a file"),
         "kind": _all(
             Way.PUBLIC,
-            "one of a list. That a site fails at all can follow from its images (UNFIT, NON_FINITE, FAILED): one bit for each call, which "
-            "whoever does not answer cannot hide",
+            "one of a list. That a site fails at all can follow from its images (UNFIT, FAILED; NON_FINITE where nothing is masked): one "
+            "bit for each call, which a site that does not answer cannot hide",
         ),
         "lost": _all(Way.PUBLIC, "the driver's own note that no answer came"),
         "counted": _all(Way.PUBLIC, "the driver's own note that the site had delivered before"),

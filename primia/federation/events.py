@@ -41,7 +41,7 @@ class SiteFinished:
 
 @dataclass(frozen=True)
 class SiteLeftOut:
-    """A site is left out of a round, 0 being what comes before the first one.
+    """A site is left out of a round; round 0: what ended the run, which the run's error does not say in full.
 
     A run tells the kind of ``reason`` alone. Where the site's images were packed by the one who started the run, the command line and
     :func:`primia.api.train` put the words and the ``traceback`` of the site's own log in its place.

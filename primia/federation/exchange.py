@@ -215,7 +215,7 @@ class SiteReport:
 class Contribution:
     """A site's part of a round, or a sum of parts: the update, images seen, steps made, the sum of losses over images.
 
-    ``clipped``: parameters beyond the range of secure aggregation.
+    ``clipped``: parameters beyond the range of secure aggregation. ``failed``: sites whose loss is not finite, which add nothing else.
     """
 
     update: Update
@@ -223,6 +223,12 @@ class Contribution:
     steps: int
     loss_sum: float
     clipped: int = 0
+    failed: int = 0
+
+    @classmethod
+    def of_failure(cls, start: GlobalModel) -> Contribution:
+        """That of a site whose loss is not finite."""
+        return cls(Update(np.zeros_like(start.parameters), np.zeros_like(start.buffers), 0.0), 0, 0, 0.0, failed=1)
 
     def __iadd__(self, other: Contribution) -> Contribution:
         """The sum, in the memory of this one's vectors."""
@@ -234,6 +240,7 @@ class Contribution:
             self.steps + other.steps,
             self.loss_sum + other.loss_sum,
             self.clipped + other.clipped,
+            self.failed + other.failed,
         )
 
     def owned(self) -> Contribution:

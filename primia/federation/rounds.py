@@ -20,6 +20,7 @@ from primia.federation.exchange import RoundTask, SiteFailure, SiteReport
 from primia.federation.history import History, write_history
 from primia.federation.outcome import Evaluated, Outcome, history_rows
 from primia.federation.policies import RunPolicies
+from primia.federation.refusals import Kind
 from primia.federation.run_folder import RunFolder
 from primia.federation.run_setup import RunSetup
 from primia.federation.server import build_server_optimizer
@@ -159,6 +160,7 @@ class RoundLoop:
 
         Raises:
             BudgetSpent: too few sites are left for a sum, since others have spent their privacy.
+            TrainingError: a site's loss is not finite.
         """
         task = RoundTask(
             round=round_,
@@ -177,6 +179,9 @@ class RoundLoop:
                 raise BudgetSpent(f"round {round_}: {error}, others have spent their privacy budget: {spent[0].reason}") from None
             raise
         outcome.total = collected.total
+        if outcome.total and outcome.total.failed:
+            at = f"{outcome.total.failed} of {len(outcome.reports)} sites"
+            raise TrainingError(f"round {round_}, {at}: {Kind.NON_FINITE.value}; the last good checkpoint is kept in {self._folder.path}")
         if outcome.total and outcome.total.clipped:
             yield Notice(
                 "warning",

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from primia.data.statistics import Normalisation
-from primia.errors import PrimiaError, ProtectionError
+from primia.errors import PrimiaError, ProtectionError, TrainingError
 from primia.federation.encoding import EvaluationEncoding, FactsEncoding, UpdateEncoding, rounding_key
 from primia.federation.exchange import (
     Charter,
@@ -47,6 +47,7 @@ from primia.training.evaluation import Evaluation
 from primia.training.learner import Learner, LocalResult, LocalWork
 
 if TYPE_CHECKING:
+    from primia.data.shard import Dataset
     from primia.privacy.sampling import Units
     from primia.privacy.site import SitePrivacy
 
@@ -205,9 +206,12 @@ class SiteHost:
         state.load_model(learner, start)
         state.load_optimizer(learner, task.round - 1)
         work = LocalWork(member.name, task.round, task.rounds, (task.round - 1) * steps, steps, _normalisation(session, member))
-        result = learner.train(data, work)
-        state.save(learner, task.round, keep=task.keep)
-        contribution = self._contribution(session, learner, result, float(member.unit_count(charter)), start)
+        result = _trained(charter, member, learner, data, work)
+        if result:
+            state.save(learner, task.round, keep=task.keep)
+            contribution = self._contribution(session, learner, result, float(member.unit_count(charter)), start)
+        else:
+            contribution = Contribution.of_failure(start)
         # Before anything leaves: no use of the data goes unrecorded, and no privacy is spent without an account.
         event = {"purpose": "train", "round": task.round, "images": len(data), "steps": steps, "outcome": "delivers"}
         statement: Mapping[str, object] | None = None
@@ -302,9 +306,20 @@ def _normalisation(session: Session, member: Member) -> Normalisation:
     return member.pixels.normalisation() if own else session.normalisation
 
 
-def _report(charter: Charter, member: Member, result: LocalResult, size: int, privacy: Mapping[str, object] | None) -> SiteReport:
+def _trained(charter: Charter, member: Member, learner: Learner, data: Dataset, work: LocalWork) -> LocalResult | None:
+    """The site's work; None where its loss is not finite and that goes into the sum: said of the site it would tell of its steps."""
+    try:
+        return learner.train(data, work)
+    except TrainingError as error:
+        if not charter.is_secure:
+            raise
+        _failure(charter, member, f"train of round {work.round}", error)
+        return None
+
+
+def _report(charter: Charter, member: Member, result: LocalResult | None, size: int, privacy: Mapping[str, object] | None) -> SiteReport:
     report = SiteReport(member.name, size, privacy=privacy)
-    if charter.is_secure:
+    if charter.is_secure or result is None:
         return report
     loss = None if charter.settings.privacy.is_on else result.loss
     return replace(report, samples=result.samples, steps=result.steps, loss=loss)

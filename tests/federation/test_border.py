@@ -17,7 +17,8 @@ import pytest
 from primia.config.settings import Settings
 from primia.data.federation import FederatedData, SiteShards
 from primia.data.shard import Row, ShardHeader, write_shard
-from primia.errors import DataError, FederationError
+from primia.errors import DataError, FederationError, TrainingError
+from primia.federation import site
 from primia.federation.border import FIELDS, METRICS, REPLIES, Way, border_markdown
 from primia.federation.boxes import create_boxes, federated_data
 from primia.federation.driver import run_federation
@@ -30,6 +31,7 @@ from primia.federation.run_setup import RunSetup
 from primia.federation.site import SiteHost
 from primia.privacy.site import Statement
 from primia.secagg.ring import RingVector
+from primia.training.errors import NonFiniteLoss
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "border.md"
 KEPT = {"secure_aggregation": {"site_metrics": False}}
@@ -289,6 +291,37 @@ def test_a_driver_that_looks_learns_no_sites_number_of_images(
         for row in site_rows(setup):
             assert row["status"] == "ok" and row["samples"] is None and row["steps"] is None and row["train_loss"] is None
         assert RunFolder(setup.folder).read_summary()["faults"] == []
+
+
+@pytest.mark.parametrize("privacy", [{}, PRIVATE], ids=["plain", "private"])
+def test_which_sites_loss_is_not_finite_is_in_the_sum_only(
+    make_setup: Make, make_hosts: MakeHosts, words: Words, monkeypatch: pytest.MonkeyPatch, privacy: dict[str, Any]
+) -> None:
+    """By a learning rate that takes so many steps to fail, a driver would learn which sites make as many."""
+    train, views = site._trained, []
+
+    def failing(charter: object, member: Any, learner: Any, data: object, work: Any) -> object:
+        def ruined(*_: object) -> None:
+            raise NonFiniteLoss(f"site {member.name}, batch 15 of 16: the loss is no longer finite")
+
+        if member.name == failed:
+            monkeypatch.setattr(type(learner), "train", ruined)
+        try:
+            return train(charter, member, learner, data, work)  # type: ignore[arg-type]
+        finally:
+            monkeypatch.undo()
+            monkeypatch.setattr(site, "_trained", failing)
+
+    for name, failed in (("one", "site-1"), ("two", "site-3")):
+        setup = make_setup(name, **{**KEPT, **privacy, "federation": {"rounds": 1}})
+        monkeypatch.setattr(site, "_trained", failing)
+        tap = Tap(make_hosts(assign_hosts(setup.sites, 3)))
+        with pytest.raises(TrainingError, match=r"round 1, 1 of 3 sites: the loss is no longer finite") as raised:
+            for _ in run_federation(setup, tap):
+                pass
+        assert "site-" not in str(raised.value) and "batch 15 of 16" in words(setup, failed)
+        views.append(plain_view(tap.answers))
+    assert views[0] == views[1]
 
 
 # What stops a site
