@@ -30,6 +30,7 @@ from primia.federation.actors import Actors, WorkerOptions
 from primia.federation.checkpoint import Checkpoints, RunState
 from primia.federation.events import RoundFinished
 from primia.federation.exchange import Charter, Session
+from primia.federation.gate import Gate
 from primia.federation.hosts import RayHosts
 from primia.federation.member import Member
 from primia.federation.plan import SitePlan, assign_hosts
@@ -38,6 +39,7 @@ from primia.federation.run_folder import RunFolder
 from primia.federation.run_setup import RunSetup
 from primia.federation.setup import prepare_run
 from primia.federation.site import SiteHost
+from primia.federation.sources import PackedSite, SiteImages, SiteSource
 from primia.federation.update import Vector
 from primia.federation.worker import FederatedWorker
 from primia.secagg.identity import Identity
@@ -71,8 +73,8 @@ class VectorLearner(ModelLearner):
         return self._vectors[1].copy()
 
 
-class IdleMember(Member):
-    """A site of a hundred images that nobody looks at."""
+class IdleImages(SiteImages):
+    """A hundred images that nobody looks at."""
 
     def dataset(self, split: str) -> Dataset:
         return range(100)  # type: ignore[return-value]
@@ -80,18 +82,25 @@ class IdleMember(Member):
     def class_counts(self, split: str) -> NDArray[np.int64]:
         return np.full(len(CLASSES), 33)
 
-    def steps(self, charter: Charter) -> int:
-        return 1
-
     @property
     def pixels(self) -> PixelSums:  # type: ignore[override]
         return PixelSums(100, (5000,), (1000000,))
 
 
+class IdleMember(Member):
+    """A site of such images."""
+
+    def images(self, charter: Charter) -> SiteImages:
+        return IdleImages({"train": (Path("-"),), "validation": (Path("-"),)}, boxed=False, mock=False)
+
+    def steps(self, charter: Charter) -> int:
+        return 1
+
+
 class IdleHost(SiteHost):
-    def __init__(self, sites: Sequence[SitePlan], learner: type[Learner]) -> None:
+    def __init__(self, sites: Sequence[SiteSource], learner: type[Learner]) -> None:
         super().__init__(sites)
-        self._members = {site.name: IdleMember(site) for site in sites}
+        self._gate = Gate(map(IdleMember, sites), self._gate.failure)
         self._make = learner
 
     def _learner(self, session: Session) -> Learner:
@@ -101,13 +110,13 @@ class IdleHost(SiteHost):
 
 
 class ModelWorker(FederatedWorker):
-    def __init__(self, sites: Sequence[SitePlan], threads: int) -> None:
+    def __init__(self, sites: Sequence[SiteSource], threads: int) -> None:
         super().__init__(sites, threads)
         self._host = IdleHost(sites, ModelLearner)
 
 
 class VectorWorker(FederatedWorker):
-    def __init__(self, sites: Sequence[SitePlan], threads: int) -> None:
+    def __init__(self, sites: Sequence[SiteSource], threads: int) -> None:
         super().__init__(sites, threads)
         self._host = IdleHost(sites, VectorLearner)
 
@@ -125,7 +134,7 @@ def measure(
         }
     )
     names = [f"site-{index}" for index in range(sites)]
-    plans = tuple(SitePlan(name, (Path("-"),), (Path("-"),), (), trains=True, selects=True) for name in names)
+    plans = tuple(SitePlan(PackedSite(name), trains=True, selects=True, owns=True) for name in names)
     run = RunFolder.create(folder / f"{name}-{protection}", settings, "none")
     setup = RunSetup(settings, plans, CLASSES, 1, image_size, True, (), (), "cpu", run.path, time(), 0.0)
     options = WorkerOptions(cpus=round(cpus / sites * 0.99, 3), gpus=0, threads=1, worker=worker)

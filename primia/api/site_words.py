@@ -11,13 +11,16 @@ from dataclasses import replace
 from primia.federation.events import Event, SiteLeftOut
 from primia.federation.run_setup import RunSetup
 from primia.federation.site_log import FILE, SiteLog
+from primia.federation.sources import PackedSite
 
 
 class SiteWords:
     """Completes a run's events by what the logs of sites without a box have come to say since this was made."""
 
     def __init__(self, setup: RunSetup) -> None:
-        self._logs = {site.name: SiteLog(setup.folder / "sites" / site.name / FILE) for site in setup.sites if site.box is None}
+        self._logs = {
+            site.name: SiteLog(setup.folder / "sites" / site.name / FILE) for site in setup.sites if isinstance(site.source, PackedSite)
+        }
         self._seen = {name: log.size for name, log in self._logs.items()}
 
     def complete(self, event: Event) -> Event:

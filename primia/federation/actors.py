@@ -14,6 +14,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from primia.config.settings import ResourceSettings
 from primia.errors import ClusterError, ConfigError
 from primia.federation.plan import SitePlan, actor_count, assign_hosts
+from primia.federation.sources import SiteSource
 from primia.federation.worker import FederatedWorker
 
 _START_S = 120.0
@@ -32,13 +33,13 @@ class WorkerOptions:
 
 @dataclass(frozen=True)
 class Actors:
-    """One actor for each of ``hosts``, which are groups of sites.
+    """One actor for each of ``hosts``, which are groups of sites: their boxes or shards, which no call can change later.
 
     Without a ``pool`` they are a run's own. With one they are found by that name, and started where they are missing; replica ``replica``
     of a host runs on the node ``nodes[host]``, where the shards are mapped already.
     """
 
-    hosts: tuple[tuple[SitePlan, ...], ...]
+    hosts: tuple[tuple[SiteSource, ...], ...]
     options: WorkerOptions
     pool: str = ""
     replica: int = 0

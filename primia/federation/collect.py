@@ -93,6 +93,25 @@ class SiteEvaluated:
     metrics: Metrics | None
 
 
+class Scores(Protocol):
+    """What an evaluation comes to."""
+
+    def metrics(self, classes: Sequence[str]) -> Mapping[str, object]:
+        """Metrics as plain numbers."""
+        ...
+
+
+@dataclass(frozen=True)
+class ToldScores:
+    """The metrics that one site tells of itself, where it alone has images of a split."""
+
+    told: Metrics
+
+    def metrics(self, classes: Sequence[str]) -> Metrics:
+        """See :class:`Scores`."""
+        return self.told
+
+
 class Collector(Protocol):
     """Collects what sites contribute."""
 
@@ -114,7 +133,7 @@ class Collector(Protocol):
 
     def evaluate(
         self, session: Session, split: str, sites: Sequence[str], model: GlobalModel
-    ) -> Collection[SiteEvaluated | SiteFailure, Evaluation]:
+    ) -> Collection[SiteEvaluated | SiteFailure, Scores]:
         """Metrics of ``model`` on one split of each named site."""
         ...
 
@@ -161,7 +180,7 @@ class PlainCollector:
 
     def evaluate(
         self, session: Session, split: str, sites: Sequence[str], model: GlobalModel
-    ) -> Collection[SiteEvaluated | SiteFailure, Evaluation]:
+    ) -> Collection[SiteEvaluated | SiteFailure, Scores]:
         """See :class:`Collector`."""
         return Collection(self._evaluate(session, split, sites, model))
 
@@ -194,7 +213,7 @@ class PlainCollector:
 
     def _evaluate(
         self, session: Session, split: str, sites: Sequence[str], model: GlobalModel
-    ) -> Generator[SiteEvaluated | SiteFailure, None, Evaluation | None]:
+    ) -> Generator[SiteEvaluated | SiteFailure, None, Scores | None]:
         total: Evaluation | None = None
         reference = self._hosts.share(model)
 

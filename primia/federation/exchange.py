@@ -38,7 +38,8 @@ class Charter:
     """The terms of a federation, the same for all of its sites.
 
     ``id`` names it among all that a host serves, ``run`` in the sites' books; ``sites`` are all that may ever take part; ``state_folder``
-    holds a folder for each site; ``driver`` is whom sites seal for; ``account``: None where the run stands alone.
+    holds a folder for each site that has no box; ``driver`` is whom sites seal for; ``account``: None where the run stands alone;
+    ``training``: the sites that take part in rounds, in the order in which they are drawn.
     """
 
     id: str
@@ -50,6 +51,7 @@ class Charter:
     state_folder: Path
     driver: PublicIdentity
     account: Account | None = None
+    training: tuple[str, ...] = ()
 
     @property
     def ledgers(self) -> Path:
@@ -90,14 +92,19 @@ def facts_terms(charter: Charter) -> str:
     return _digest(repr(charter))
 
 
-def round_terms(session: Session, task: RoundTask, start: GlobalModel) -> str:
-    """Digest of all that decides a site's contribution to a round, apart from its images."""
-    return _digest(repr((session, task.round, task.rounds, task.steps, task.range)), start.parameters, start.buffers)
+def round_terms(session: Session, task: RoundTask, model: str) -> str:
+    """Digest of all that decides a site's contribution to a round, apart from its images; ``model``: digest of the start."""
+    return _digest(repr((session, task.round, task.rounds, task.steps, task.range)) + model)
 
 
-def evaluation_terms(session: Session, split: str, model: GlobalModel) -> str:
-    """Digest of all that decides a site's evaluation, apart from its images."""
-    return _digest(repr((session, split, model.round)), model.parameters, model.buffers)
+def evaluation_terms(session: Session, split: str, round_: int, model: str) -> str:
+    """Digest of all that decides a site's evaluation, apart from its images; ``model``: digest of what is evaluated."""
+    return _digest(repr((session, split, round_)) + model)
+
+
+def model_digest(model: GlobalModel) -> str:
+    """Digest of a model's vectors."""
+    return _digest(f"{model.parameters.size} {model.buffers.size} ", model.parameters, model.buffers)
 
 
 def _digest(text: str, *vectors: Vector) -> str:

@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
-
-from primia.data.shard import Dataset, JoinedDataset, Shard
-from primia.data.statistics import PixelSums, pixel_sums
-from primia.errors import ProtectionError, ProtocolError
+from primia.data.statistics import PixelSums
+from primia.errors import ConsentError, ProtectionError, ProtocolError
 from primia.federation.exchange import Charter
-from primia.federation.journal import Journal
+from primia.federation.journal import Agreements, Journal
 from primia.federation.peers import Peers
-from primia.federation.plan import SPLITS, SitePlan
 from primia.federation.site_log import FILE, SiteLog
+from primia.federation.sources import BoxedSite, PackedSite, SiteImages, SiteSource, refuse_boxed
 from primia.files import atomic_text
 from primia.privacy.spend import Limit
 from primia.secagg.identity import Identity, PublicIdentity
-from primia.secagg.messages import Advertisement, Task
+from primia.secagg.messages import Advertisement, Roster, Shares, Task
+from primia.secagg.ring import RingVector
 from primia.secagg.site import SiteRole
 from primia.training.batches import steps_per_epoch
 
@@ -34,33 +33,36 @@ if TYPE_CHECKING:  # Syft, Opacus and a compiler take most of a second to load, 
 
 
 class Member:
-    """A site. One with a box asks its owner's grants before each piece of work; one without was packed by whoever started the run."""
+    """A site, as its worker was started.
 
-    def __init__(self, plan: SitePlan) -> None:
-        self.plan = plan
-        self.name = plan.name
-        self._data: dict[str, Dataset] = {}
+    One with a box asks its owner's grants before each piece of work, and has its shards, keys and books there. One without was packed by
+    whoever started the run.
+    """
+
+    def __init__(self, source: SiteSource) -> None:
+        self.source = source
+        self.name = source.name
+        self._images: dict[bool, SiteImages] = {}
         self._identities: dict[str, Identity] = {}
         self._trusted: dict[str, set[PublicIdentity]] = {}
         self._roles: dict[tuple[str, str], SiteRole] = {}
+        self._works: dict[tuple[str, str], str] = {}
         self._privacy: dict[str, SitePrivacy] = {}
-        self._journals: dict[str, Journal] = {}
+        self._agreed = Agreements()
 
     def admit(self, charter: Charter) -> None:
-        """Read the owner's grants afresh.
+        """Read the owner's grants afresh. A dry run needs none, and opens mock halves only.
 
         Raises:
-            ConsentError: the federation is not granted, not any more, or not with so little protection.
+            ConsentError: the federation is not granted, not any more, or not with so little protection; or the box is another site's.
+            ProtocolError: the charter does not name the site.
         """
         settings = charter.settings
-        if settings.run.dry_run:
-            from primia.federation.mock import check_mock
-
-            for split in SPLITS:
-                for shard in self.shards(split):
-                    check_mock(shard)
+        if self.name not in charter.sites:
+            raise ProtocolError(f"site {self.name!r} is not of this federation: {', '.join(charter.sites[:3])} ...")
         box = self._box(charter)
         if box is None:
+            self.images(charter).check()
             return
         grant = box.check_grant(settings.federation.identity)
         grant.check_protection(secure=charter.is_secure, sealed=charter.is_sealed)
@@ -78,35 +80,30 @@ class Member:
 
     def log(self, charter: Charter) -> SiteLog:
         """The site's own log of errors: in its box, else with what it keeps of the run."""
-        folder = self.plan.box if self.plan.box and not charter.settings.run.dry_run else self._folder(charter)
-        return SiteLog(folder / FILE)
+        return SiteLog(
+            (self.source.box if isinstance(self.source, BoxedSite) and not charter.settings.run.dry_run else self.folder(charter)) / FILE
+        )
 
     def note(self, charter: Charter, event: Mapping[str, object]) -> None:
-        """Append to the box's audit log who did what on this site's data."""
-        box = self._box(charter)
+        """Append to the box's audit log who did what on this site's data, or, in a dry run, on the mock half of it."""
+        box = self._own_box()
         if box:
-            box.audit({"federation": charter.settings.federation.identity, "run": charter.run, **event})
+            said = {"federation": charter.settings.federation.identity, "run": charter.run, **event}
+            if charter.settings.run.dry_run:
+                said |= {"outcome": f"dry run: {event['outcome']}"}
+            box.audit(said)
 
-    def dataset(self, split: str) -> Dataset:
-        """The images of a split, mapped at the first call."""
-        if split not in self._data:
-            parts = self.shards(split)
-            self._data[split] = parts[0] if len(parts) == 1 else JoinedDataset(parts)
-        return self._data[split]
-
-    def shards(self, split: str) -> list[Shard]:
-        """The shards of a split; empty where the site has none."""
-        return [Shard.open(path) for path in self.plan.shards(split)]
-
-    def class_counts(self, split: str) -> NDArray[np.int64]:
-        """Images of each class in a split that the site has."""
-        counts: NDArray[np.int64] = np.sum([shard.class_counts() for shard in self.shards(split)], axis=0)
-        return counts
-
-    @cached_property
-    def pixels(self) -> PixelSums:
-        """Sums over all pixels of the training images."""
-        return pixel_sums(self.dataset("train"))
+    def images(self, charter: Charter) -> SiteImages:
+        """The site's images: in a dry run those of the mock halves."""
+        mock = charter.settings.run.dry_run
+        if mock not in self._images:
+            box = self._own_box()
+            if box is not None:
+                paths = {split: (box.shard(split, mock),) for split in box.splits}
+                self._images[mock] = SiteImages(paths, boxed=True, mock=mock)
+            elif isinstance(self.source, PackedSite):
+                self._images[mock] = SiteImages(self.source.shards, boxed=False, mock=mock)
+        return self._images[mock]
 
     def steps(self, charter: Charter) -> int:
         """Optimiser steps of this site in a round of a federation.
@@ -123,16 +120,13 @@ class Member:
 
         privacy = charter.settings.privacy
         if privacy.unit == "patient":
-            return Units.grouped(self._patients, privacy.views)
-        return Units.images(len(self.dataset("train")), privacy.views)
+            return Units.grouped(self.images(charter).patients, privacy.views)
+        return Units.images(len(self.images(charter).dataset("train")), privacy.views)
 
     def unit_count(self, charter: Charter) -> int:
         """Training images, or patients where those are protected: what batches and weights count."""
-        return len(set(self._patients)) if charter.settings.privacy.unit == "patient" else len(self.dataset("train"))
-
-    @cached_property
-    def _patients(self) -> list[str]:
-        return [name for shard in self.shards("train") for name in shard.patients]
+        images = self.images(charter)
+        return len(set(images.patients)) if charter.settings.privacy.unit == "patient" else len(images.dataset("train"))
 
     def privacy(self, charter: Charter, steps: int) -> SitePrivacy | None:
         """The keeper of the site's budget in a run of so many ``steps`` a round; None where no site-side privacy is asked for.
@@ -178,13 +172,13 @@ class Member:
         from primia.privacy.noise import SecureGenerator
         from primia.privacy.statistics import noisy_sums
 
-        path = self._folder(charter) / "statistics.json"
+        path = self.folder(charter) / "statistics.json"
         if not path.exists():
             privacy = self.privacy(charter, self.steps(charter))
             if privacy is None:
                 raise AssertionError("noisy statistics are for private sites")
             noise = charter.settings.privacy.statistics_noise
-            sums = noisy_sums(self.dataset("train"), self.units(charter), noise, SecureGenerator())
+            sums = noisy_sums(self.images(charter).dataset("train"), self.units(charter), noise, SecureGenerator())
             privacy.charge_statistics()
             atomic_text(path, json.dumps(sums.tolist()))
         count, *rest = json.loads(path.read_text())
@@ -193,7 +187,7 @@ class Member:
     def identity(self, charter: Charter) -> Identity:
         """The site's keys: those in its box, else made here for the run."""
         if charter.id not in self._identities:
-            box, keys = self._box(charter), self._folder(charter) / "keys.json"
+            box, keys = self._box(charter), self.folder(charter) / "keys.json"
             self._identities[charter.id] = box.identity() if box else Identity.load_or_create(self.name, keys)
         return self._identities[charter.id]
 
@@ -206,21 +200,23 @@ class Member:
         if box:
             box.pin(peer)
         else:
-            Peers(self._folder(charter), self.name).pin(peer)
+            Peers(self.folder(charter), self.name).pin(peer)
         trusted.add(peer)
 
     def advertise(self, charter: Charter, task: Task) -> Advertisement:
         """Begin an aggregation; an earlier one for the same purpose is forgotten.
 
         Raises:
-            ConsentError, BudgetSpent: the site may not take part.
+            BudgetSpent: the site has no budget for the round.
+            ProtocolError: the sites of this run were others before.
         """
-        self.admit(charter)
-        self._agree_on_cohort(charter, task)
+        # Sites that were not there when the run began could be anybody's.
+        self._agree(charter, 0, "cohort", charter.sites)
         if task.purpose == "train":
             self.admit_round(charter, task.round, self.steps(charter))
         role = SiteRole(self.identity(charter), task)
         self._roles[charter.id, task.purpose] = role
+        self._works.pop((charter.id, task.purpose), None)
         return role.advertise()
 
     def role(self, charter: Charter, purpose: str) -> SiteRole:
@@ -232,49 +228,94 @@ class Member:
         try:
             return self._roles[charter.id, purpose]
         except KeyError:
-            raise ProtocolError(f"site {self.name!r} knows of no aggregation for {purpose}: it was restarted since") from None
+            raise ProtocolError(
+                f"site {self.name!r} knows of no aggregation for {purpose}: it was restarted since, or refused a step"
+            ) from None
+
+    def share(self, charter: Charter, purpose: str, roster: Roster) -> dict[str, bytes]:
+        """The site's sealed shares for its neighbours, whose keys are pinned."""
+        with self._aggregating(charter, purpose) as role:
+            return role.share(roster, lambda peer: self.pin(charter, peer))
+
+    def mask(self, charter: Charter, purpose: str, vector: RingVector, inbox: Mapping[str, bytes], terms: str, work: str) -> RingVector:
+        """``vector`` under masks, in place; ``work`` is what the sum will be known by in the journal."""
+        with self._aggregating(charter, purpose) as role:
+            masked = role.mask(vector, inbox, terms)
+            self._works[charter.id, purpose] = work
+            return masked
 
     def confirm(self, charter: Charter, purpose: str, survivors: Sequence[str]) -> bytes:
         """Sign who delivered, once it is written down that the sum is over these and no others."""
+        with self._aggregating(charter, purpose) as role:
+            signature = role.confirm(survivors)
+            if not charter.settings.privacy.is_by_site or purpose != "train":  # private training draws anew each time, and pays for it
+                self._agree(charter, role.task.round, purpose, survivors, self._works[charter.id, purpose])
+            return signature
+
+    def unmask(self, charter: Charter, purpose: str, confirmations: Mapping[str, bytes]) -> Shares:
+        """The shares that open the sum; the keys of the aggregation are forgotten."""
+        with self._aggregating(charter, purpose) as role:
+            shares = role.unmask(confirmations)
+        self._forget(charter, purpose)
+        return shares
+
+    @contextmanager
+    def _aggregating(self, charter: Charter, purpose: str) -> Iterator[SiteRole]:
+        """The role of an aggregation, which is over for this site after any fault: it helps with no further step."""
         role = self.role(charter, purpose)
-        signature = role.confirm(survivors)
-        if not charter.settings.privacy.is_by_site or purpose != "train":  # private training draws anew each time, and pays for it
-            self._journal(charter).agree(charter.run, role.task.round, purpose, survivors)
-        return signature
+        try:
+            yield role
+        except BaseException:
+            self._forget(charter, purpose)
+            raise
 
-    def _agree_on_cohort(self, charter: Charter, task: Task) -> None:
-        """Sites that were not there when the run began could be anybody's: no task may name them."""
-        self._journal(charter).agree(charter.run, 0, "cohort", charter.sites)
-        strangers = set(task.sites) - set(charter.sites)
-        if strangers:
-            raise ProtocolError(f"site {self.name!r} was asked to aggregate with {sorted(strangers)[0]!r}, which is not of this federation")
+    def _forget(self, charter: Charter, purpose: str) -> None:
+        self._roles.pop((charter.id, purpose), None)
+        self._works.pop((charter.id, purpose), None)
 
-    def _journal(self, charter: Charter) -> Journal:
-        if charter.id not in self._journals:
-            box = self._box(charter)
-            self._journals[charter.id] = Journal((box.path if box else self._folder(charter)) / "aggregations.jsonl")
-        return self._journals[charter.id]
+    def _agree(self, charter: Charter, round_: int, purpose: str, sites: Sequence[str], work: str = "") -> None:
+        """Remember which sites a sum is over: in the box, or, without one, beside the run and as long as the worker lives."""
+        box = self._box(charter)
+        if box is None:
+            self._agreed.check(charter.run, round_, purpose, tuple(sorted(sites)), work)
+        Journal((box.path if box else self.folder(charter)) / "aggregations.jsonl").agree(charter.run, round_, purpose, sites, work)
+        if box is None:
+            self._agreed.add(charter.run, round_, purpose, tuple(sorted(sites)), work)
 
-    def _box(self, charter: Charter) -> SiteBox | None:
-        """The owner's box, opened afresh; None without one, and in a dry run, which leaves no trace in it."""
-        if self.plan.box is None or charter.settings.run.dry_run:
+    def _own_box(self) -> SiteBox | None:
+        """The box that the worker was started with, opened afresh; None for a site without one.
+
+        Raises:
+            ConsentError: it cannot be used, or is another site's.
+        """
+        if not isinstance(self.source, BoxedSite):
             return None
         from primia.federation.site_box import SiteBox
 
-        return SiteBox.open(self.plan.box)
+        box = SiteBox.open(self.source.box)
+        if box.name != self.name:
+            raise ConsentError(f"{box.path}: the box of site {box.name!r}, not of {self.name!r}; start each site's worker with its own box")
+        return box
 
-    def _folder(self, charter: Charter) -> Path:
-        return _made(charter.state_folder / self.name)
+    def _box(self, charter: Charter) -> SiteBox | None:
+        """The box, for keys and books; None without one, and in a dry run, which leaves lines in its log and nothing else."""
+        return None if charter.settings.run.dry_run else self._own_box()
 
-    def finish(self, charter: Charter, purpose: str) -> None:
-        """Forget the keys of an aggregation."""
-        self._roles.pop((charter.id, purpose), None)
+    def folder(self, charter: Charter) -> Path:
+        """Where the site keeps what is a run's own: in its box, or, without one, where the charter says."""
+        if not isinstance(self.source, BoxedSite):
+            folder = charter.state_folder / self.name
+            refuse_boxed(folder)
+            return _made(folder)
+        kind = "dry-runs" if charter.settings.run.dry_run else "runs"
+        return _made(_made(self.source.box / kind) / hashlib.sha256(charter.run.encode()).hexdigest()[:16])
 
     def leave(self, charter: str) -> None:
         """Forget a federation; what has to outlast it is on disk."""
-        for kept in (self._identities, self._trusted, self._privacy, self._journals):
+        for kept in (self._identities, self._trusted, self._privacy):
             kept.pop(charter, None)
         self._roles = {key: role for key, role in self._roles.items() if key[0] != charter}
+        self._works = {key: work for key, work in self._works.items() if key[0] != charter}
 
 
 def _made(folder: Path) -> Path:

@@ -26,8 +26,8 @@ class Outbox(Protocol[T_contra]):
         """Sealed contributions by site."""
         ...
 
-    def put(self, member: Member, value: T_contra) -> int:
-        """Take a site's contribution, whose memory may be overwritten; bytes that leave the site."""
+    def put(self, member: Member, value: T_contra, work: str = "") -> int:
+        """Take a site's contribution, whose memory may be overwritten; bytes that leave the site. ``work``: its name in the journal."""
         ...
 
 
@@ -39,7 +39,7 @@ class PlainOutbox(Generic[T]):
         self.sealed: Mapping[str, bytes] = {}
         self._nbytes = nbytes
 
-    def put(self, member: Member, value: T) -> int:
+    def put(self, member: Member, value: T, work: str = "") -> int:
         """See :class:`Outbox`."""
         if self.total is None:
             self.total = value
@@ -57,7 +57,7 @@ class SealedOutbox:
         self.total: None = None
         self.sealed: dict[str, bytes] = {}
 
-    def put(self, member: Member, value: Contribution) -> int:
+    def put(self, member: Member, value: Contribution, work: str = "") -> int:
         """See :class:`Outbox`."""
         charter = self._charter
         member.pin(charter, charter.driver)
@@ -80,16 +80,39 @@ class MaskedOutbox(Generic[T]):
         self._terms = terms
         self._encode = encode
 
-    def put(self, member: Member, value: T) -> int:
+    def put(self, member: Member, value: T, work: str = "") -> int:
         """See :class:`Outbox`."""
-        role = member.role(self._charter, self._purpose)
-        vector = role.mask(self._encode(value, member.name), self._inboxes[member.name], self._terms)
+        encoded = self._encode(value, member.name)
+        vector = member.mask(self._charter, self._purpose, encoded, self._inboxes[member.name], self._terms, work)
         size = vector.nbytes
         if self.total is None:
             self.total = vector
         else:
             self.total.add_(vector)
         return size
+
+
+class LateOutbox(Generic[T]):
+    """An outbox that is made for the first contribution: for a call that no site answers, nothing is computed."""
+
+    def __init__(self, make: Callable[[], Outbox[T]]) -> None:
+        self._make = make
+        self._outbox: Outbox[T] | None = None
+
+    @property
+    def total(self) -> Any:
+        """See :class:`Outbox`."""
+        return self._outbox.total if self._outbox else None
+
+    @property
+    def sealed(self) -> Mapping[str, bytes]:
+        """See :class:`Outbox`."""
+        return self._outbox.sealed if self._outbox else {}
+
+    def put(self, member: Member, value: T, work: str = "") -> int:
+        """See :class:`Outbox`."""
+        self._outbox = self._outbox or self._make()
+        return self._outbox.put(member, value, work)
 
 
 def seal_context(charter: Charter, task: RoundTask, sender: str) -> dict[str, object]:

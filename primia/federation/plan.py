@@ -13,8 +13,9 @@ from math import ceil
 from pathlib import Path
 
 from primia.config.settings import RunSettings
-from primia.data.federation import FederatedData
-from primia.errors import ConfigError, DataError
+from primia.data.federation import FederatedData, SiteShards
+from primia.errors import ConfigError, ConsentError, DataError
+from primia.federation.sources import BoxedSite, PackedSite, SiteSource
 
 POOLED = "pooled"
 SPLITS = ("train", "validation", "test")
@@ -22,23 +23,29 @@ SPLITS = ("train", "validation", "test")
 
 @dataclass(frozen=True)
 class SitePlan:
-    """One site: the shards it holds and what it does with them.
+    """What a site does in a run, and what its worker is started with.
 
-    ``trains``: takes part in rounds. ``selects``: its validation shard counts when the best model is chosen. ``box``: see
-    :class:`~primia.data.federation.SiteShards`.
+    ``trains``: takes part in rounds. ``selects``: its validation images count when the best model is chosen. ``tests``: it has test images.
+    ``owns``: it has training images, whether or not it trains. Sites are told of these by name, in the charter; ``source`` is for whoever
+    starts their workers.
     """
 
-    name: str
-    train: tuple[Path, ...]
-    validation: tuple[Path, ...]
-    test: tuple[Path, ...]
+    source: SiteSource
     trains: bool
     selects: bool
-    box: Path | None = None
+    tests: bool = False
+    owns: bool = False
 
-    def shards(self, split: str) -> tuple[Path, ...]:
-        """Paths of one split's shards; empty where the site has none."""
-        return {"train": self.train, "validation": self.validation, "test": self.test}[split]
+    @property
+    def name(self) -> str:
+        """The site's name."""
+        return self.source.name
+
+
+def _source(site: SiteShards) -> SiteSource:
+    if site.box:
+        return BoxedSite(site.name, site.box)
+    return PackedSite(site.name, _paths(site.train), _paths(site.validation), _paths(site.test))
 
 
 def _paths(path: Path | None) -> tuple[Path, ...]:
@@ -54,6 +61,7 @@ def plan_sites(data: FederatedData, run: RunSettings) -> tuple[SitePlan, ...]:
     Raises:
         ConfigError: ``run.site`` names no site.
         DataError: ``pooled`` is the name of a site; no site has training images.
+        ConsentError: ``pooled`` mode over site boxes, which are each opened by their own site only.
     """
     owners = [site for site in data.sites if site.train]
     names = [site.name for site in owners]
@@ -61,6 +69,8 @@ def plan_sites(data: FederatedData, run: RunSettings) -> tuple[SitePlan, ...]:
         raise DataError("no site has training images; see `primia-ray data stats DIR`")
     if run.mode == "local" and run.site not in names:
         raise ConfigError(f"run.site = {run.site!r} is not a site of this data; sites: {', '.join(names)}")
+    if run.mode == "pooled" and any(site.box for site in data.sites):
+        raise ConsentError("run.mode = pooled would take images out of their site boxes, which no grant allows; set run.mode = federated")
     if run.mode == "pooled" and POOLED in names:
         raise DataError(f"a site is named {POOLED!r}, the name of the joined shards in pooled mode; rename its folder")
 
@@ -68,29 +78,27 @@ def plan_sites(data: FederatedData, run: RunSettings) -> tuple[SitePlan, ...]:
     by_own = bool(alone and alone.validation)
     plans = [
         SitePlan(
-            name=site.name,
-            train=_paths(site.train),
-            validation=_paths(site.validation),
-            test=_paths(site.test),
+            source=_source(site),
             trains=bool(site.train) and (run.mode == "federated" or (alone is not None and site.name == alone.name)),
             selects=bool(site.validation) and (not by_own or (alone is not None and site.name == alone.name)),
-            box=site.box,
+            tests=bool(site.test),
+            owns=bool(site.train),
         )
         for site in data.sites
     ]
     if run.mode == "pooled":
         joined = tuple(path for site in owners for path in _paths(site.train))
-        plans.append(SitePlan(POOLED, joined, (), (), trains=True, selects=False))
+        plans.append(SitePlan(PackedSite(POOLED, train=joined), trains=True, selects=False))
     if not any(plan.selects for plan in plans):
         raise DataError("no site has validation images, so no model can be chosen; set data.validation_fraction above 0")
     return tuple(sorted(plans, key=lambda plan: (not plan.trains, plan.name)))
 
 
-def assign_hosts(sites: Sequence[SitePlan], actors: int) -> tuple[tuple[SitePlan, ...], ...]:
-    """Deal sites to at most ``actors`` hosts, training sites first and evenly; every host has at least one."""
+def assign_hosts(sites: Sequence[SitePlan], actors: int) -> tuple[tuple[SiteSource, ...], ...]:
+    """What each of at most ``actors`` hosts is started with: sites are dealt training sites first and evenly, at least one to each."""
     training = sum(site.trains for site in sites)
     hosts = max(1, min(actors, training))
-    return tuple(tuple(sites[index::hosts]) for index in range(hosts))
+    return tuple(tuple(site.source for site in sites[index::hosts]) for index in range(hosts))
 
 
 def actor_count(requested: int, training_sites: int, cores: int) -> int:

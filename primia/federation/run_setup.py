@@ -83,4 +83,4 @@ class RunSetup:
     @property
     def testing_sites(self) -> tuple[str, ...]:
         """Names of the sites with a test shard."""
-        return tuple(site.name for site in self.sites if site.test)
+        return tuple(site.name for site in self.sites if site.tests)

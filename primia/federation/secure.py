@@ -13,8 +13,10 @@ from primia.federation.collect import (
     CollectedFacts,
     Collection,
     PlainCollector,
+    Scores,
     SharedOnce,
     SiteEvaluated,
+    ToldScores,
     answered,
     demand_usable,
     joined,
@@ -29,12 +31,14 @@ from primia.federation.exchange import (
     HostReply,
     HostResult,
     Inbox,
+    Metrics,
     RoundTask,
     Session,
     SiteFailure,
     SiteReport,
     evaluation_terms,
     facts_terms,
+    model_digest,
     round_terms,
 )
 from primia.federation.hosts import Arguments, Hosts
@@ -43,7 +47,6 @@ from primia.models.flat import FlatSpec
 from primia.secagg.driver import DriverRole
 from primia.secagg.messages import Task
 from primia.secagg.ring import Layout, RingVector
-from primia.training.evaluation import Evaluation
 
 _SMALLEST_SUM = 2
 Value = TypeVar("Value")
@@ -53,7 +56,7 @@ Failures = Generator[SiteFailure, None, Value]
 class SecureCollector:
     """Every sum is over masked contributions. A site that is lost at any step costs its own contribution only.
 
-    Sites among fewer than two cannot hide in a sum; an evaluation by a single site is taken as that site tells it.
+    Sites among fewer than two cannot hide in a sum: an evaluation by a single site is the metrics that it tells of itself.
     """
 
     def __init__(self, hosts: Hosts, charter: Charter, flat: FlatSpec, plain: PlainCollector) -> None:
@@ -100,17 +103,27 @@ class SecureCollector:
 
     def evaluate(
         self, session: Session, split: str, sites: Sequence[str], model: GlobalModel
-    ) -> Collection[SiteEvaluated | SiteFailure, Evaluation]:
+    ) -> Collection[SiteEvaluated | SiteFailure, Scores]:
         """See :class:`~primia.federation.collect.Collector`."""
         if len(sites) < _SMALLEST_SUM:
-            return self._plain.evaluate(session, split, sites, model)
+            return Collection(self._told(session, split, sites, model))
         return Collection(self._evaluate(session, split, sites, model))
+
+    def _told(
+        self, session: Session, split: str, sites: Sequence[str], model: GlobalModel
+    ) -> Generator[SiteEvaluated | SiteFailure, None, Scores | None]:
+        """The only site's own metrics stand for the sum's."""
+        told: Metrics | None = None
+        for item in self._plain.evaluate(session, split, sites, model):
+            told = item.metrics if isinstance(item, SiteEvaluated) else told
+            yield item
+        return None if told is None else ToldScores(told)
 
     def _train(
         self, session: Session, task: RoundTask, start: GlobalModel
     ) -> Generator[SiteReport | SiteFailure, None, Contribution | None]:
         encoding = UpdateEncoding(self._flat.parameter_count, self._flat.buffer_count, session.total_weight, task.range)
-        terms = round_terms(session, task, start)
+        terms = round_terms(session, task, model_digest(start))
         role, inboxes = yield from self._begin("train", task.round, task.sites, encoding.layout, terms)
         model = self._hosts.share(start)
         task = replace(task, sites=tuple(inboxes), inboxes=inboxes)
@@ -126,7 +139,7 @@ class SecureCollector:
 
     def _evaluate(
         self, session: Session, split: str, sites: Sequence[str], model: GlobalModel
-    ) -> Generator[SiteEvaluated | SiteFailure, None, Evaluation | None]:
+    ) -> Generator[SiteEvaluated | SiteFailure, None, Scores | None]:
         """A site that was lost is asked again, which begins anew with all: opening both sums would tell what it adds to them."""
         encoding = EvaluationEncoding(len(self._charter.classes))
         for attempt in range(TRIES):
@@ -141,7 +154,8 @@ class SecureCollector:
     def _masked_evaluation(
         self, session: Session, split: str, sites: Sequence[str], model: GlobalModel, layout: Layout
     ) -> tuple[DriverRole, list[SiteEvaluated], list[SiteFailure]]:
-        begun = Collection(self._begin(split, model.round, sites, layout, evaluation_terms(session, split, model)))
+        terms = evaluation_terms(session, split, model.round, model_digest(model))
+        begun = Collection(self._begin(split, model.round, sites, layout, terms))
         evaluated: list[SiteEvaluated] = []
         failures = list(begun)
         role, inboxes = _there(begun.total)

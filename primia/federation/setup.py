@@ -113,6 +113,7 @@ def _collector(setup: RunSetup, hosts: Hosts, flat: FlatSpec, identity: Identity
         state_folder=setup.folder / "sites",
         driver=identity.public,
         account=setup.account,
+        training=setup.training_sites,
     )
     plain = PlainCollector(hosts, charter, flat, identity)
     return (SecureCollector(hosts, charter, flat, plain) if charter.is_secure else plain), charter

@@ -1,21 +1,24 @@
 """What sites do, free of Ray: train and evaluate for a session, and give away what may be added up.
 
-A :class:`SiteHost` serves one site or many virtual ones. What leaves it is in :mod:`primia.federation.exchange`: sums, sealed or
+A :class:`SiteHost` serves one site or many virtual ones. Who may call it is in :mod:`primia.federation.gate`, what each call must be like
+in :mod:`primia.federation.visits`. What leaves it is in :mod:`primia.federation.exchange`: sums, sealed or
 masked contributions, the metrics that a site tells of itself, and why a site is left out.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from primia.data.statistics import Normalisation
 from primia.errors import PrimiaError, ProtectionError, TrainingError
+from primia.federation import visits
 from primia.federation.encoding import EvaluationEncoding, FactsEncoding, UpdateEncoding, rounding_key
 from primia.federation.exchange import (
     Charter,
@@ -25,6 +28,7 @@ from primia.federation.exchange import (
     HostReply,
     HostResult,
     Inbox,
+    Metrics,
     RoundTask,
     Session,
     SiteFailure,
@@ -32,16 +36,19 @@ from primia.federation.exchange import (
     TrainingFacts,
     evaluation_terms,
     facts_terms,
+    model_digest,
     round_terms,
 )
+from primia.federation.gate import Entry, Gate, Gated, farewell, site_call
 from primia.federation.member import Member
-from primia.federation.outbox import MaskedOutbox, Outbox, PlainOutbox, SealedOutbox
-from primia.federation.plan import POOLED, SPLITS, SitePlan
+from primia.federation.outbox import LateOutbox, MaskedOutbox, Outbox, PlainOutbox, SealedOutbox
+from primia.federation.plan import POOLED, SPLITS
 from primia.federation.refusals import kind_of
-from primia.federation.site_log import words_of
 from primia.federation.site_state import SiteState
+from primia.federation.sources import SiteSource
 from primia.federation.stages import Stage, build_stages, encode
 from primia.federation.update import GlobalModel, Update
+from primia.federation.work import evaluation_work, training_work
 from primia.secagg.messages import Roster, Task
 from primia.training.evaluation import Evaluation
 from primia.training.learner import Learner, LocalResult, LocalWork
@@ -55,131 +62,113 @@ _CACHED_LEARNERS = 4
 """Federations at work at the same time whose networks are kept."""
 
 
-class SiteHost:
-    """Holds the shards of its sites and works on them."""
+class SiteHost(Gated):
+    """Works on its sites: the boxes or shards that it is made with. Each call passes the gate (:mod:`primia.federation.gate`)."""
 
-    def __init__(self, sites: Sequence[SitePlan]) -> None:
-        self._members = {site.name: Member(site) for site in sites}
+    def __init__(self, sites: Sequence[SiteSource]) -> None:
+        self._gate = Gate(map(Member, sites), _failure)
         self._learners: OrderedDict[str, Learner] = OrderedDict()
 
-    def join(self, charter: Charter, sites: Sequence[str]) -> HostReply:
+    @site_call(visits.join)
+    def join(self, entry: Entry, charter: Charter, sites: Sequence[str]) -> HostReply:
         """The public keys of each named site whose owner allows the federation."""
+        return entry.reply(lambda member: member.identity(charter).public)
 
-        def step(member: Member) -> object:
-            member.admit(charter)
-            return member.identity(charter).public
-
-        return self._each("join", charter, sites, step)
-
-    def facts(self, charter: Charter, sites: Sequence[str], inboxes: Mapping[str, Inbox]) -> HostFacts:
+    @site_call(visits.facts)
+    def facts(self, entry: Entry, charter: Charter, sites: Sequence[str], inboxes: Mapping[str, Inbox]) -> HostFacts:
         """Facts on each named site; one that may not or cannot tell them is left out."""
         encoding = FactsEncoding(len(charter.classes), charter.channels)
         outbox: Any = PlainOutbox()
         if inboxes:
             outbox = MaskedOutbox(charter, "facts", inboxes, facts_terms(charter), lambda facts, _: encoding.encode(facts))
-        counts, failures = {}, []
-        for member in self._named(sites):
-            try:
-                member.note(charter, {"purpose": "facts", "outcome": "delivers"})
-                told = _told_counts(charter, member)
-                if not charter.is_secure or member.name in inboxes:
-                    outbox.put(member, _training_facts(charter, member))
-                counts[member.name] = told
-            except Exception as error:
-                failures.append(_failure(charter, member, "facts", error))
-        return HostFacts(outbox.total, tuple(counts), counts, tuple(failures))
 
-    def train(self, session: Session, task: RoundTask, start: GlobalModel) -> HostResult:
+        def step(member: Member) -> dict[str, Any]:
+            told = _told_counts(charter, member)
+            if not charter.is_secure or member.name in inboxes:
+                outbox.put(member, _training_facts(charter, member))
+            return told
+
+        counts = entry.each(step)
+        return HostFacts(outbox.total, tuple(counts), counts, tuple(entry.failures))
+
+    @site_call(visits.train)
+    def train(self, entry: Entry, session: Session, task: RoundTask, start: GlobalModel) -> HostResult:
         """Local work of each named site from ``start``; a site that fails is reported and the others go on."""
-        outbox = self._update_outbox(session, task, start)
-        reports, failures = [], []
-        for member in self._named(task.sites):
-            try:
-                reports.append(self._train_site(session, task, member, start, outbox))
-            except Exception as error:
-                failures.append(_failure(session.charter, member, f"train of round {task.round}", error))
-                with suppress(PrimiaError):  # a log that cannot be written is the failure itself, most likely
-                    member.note(session.charter, {"purpose": "train", "round": task.round, "outcome": f"left out: {words_of(error)}"})
-        return HostResult(outbox.total, tuple(reports), tuple(failures), outbox.sealed)
+        digest = cache(lambda: model_digest(start))
+        outbox = LateOutbox(lambda: self._update_outbox(session, task, digest))
+        reports = entry.each(lambda member: self._train_site(session, task, member, start, digest, outbox))
+        return HostResult(outbox.total, tuple(reports.values()), tuple(entry.failures), outbox.sealed)
 
+    @site_call(visits.evaluate)
     def evaluate(
-        self, session: Session, split: str, sites: Sequence[str], model: GlobalModel, inboxes: Mapping[str, Inbox]
+        self, entry: Entry, session: Session, split: str, sites: Sequence[str], model: GlobalModel, inboxes: Mapping[str, Inbox]
     ) -> HostEvaluation:
-        """Metrics of ``model`` on one split of each named site of this host; with FedBN on the site's own BatchNorm layers."""
-        charter, learner = session.charter, self._learner(session)
-        encoding = EvaluationEncoding(len(charter.classes))
-        outbox: Any = PlainOutbox()
-        if inboxes:
-            terms = evaluation_terms(session, split, model)
-            outbox = MaskedOutbox(charter, split, inboxes, terms, lambda value, _: encoding.encode(value))
-        metrics, delivered, failures = {}, [], []
-        for member in self._named(sites):
-            try:
-                if charter.keeps_evaluations and not inboxes:
-                    raise ProtectionError(
-                        f"site {member.name!r} alone has {split} images, so a sum would be its own; set "
-                        "secure_aggregation.site_metrics = yes if it may be told"
-                    )
-                evaluation = self._evaluate_site(session, learner, member, split, model)
-                told = evaluation.metrics(charter.classes)
-                outbox.put(member, evaluation)
-                delivered.append(member.name)
-                if not charter.keeps_evaluations:
-                    metrics[member.name] = told
-            except Exception as error:
-                failures.append(_failure(charter, member, f"{split} of round {model.round}", error))
-        return HostEvaluation(outbox.total, tuple(delivered), metrics, tuple(failures))
+        """Metrics of ``model`` on one split of each named site of this host; with FedBN on the site's own BatchNorm layers.
 
-    def advertise(self, charter: Charter, task: Task, sites: Sequence[str]) -> HostReply:
+        Under secure aggregation an evaluation leaves in a masked sum only, besides the metrics that sites may tell of themselves.
+        """
+        charter, digest = session.charter, cache(lambda: model_digest(model))
+
+        def make() -> Outbox[Evaluation]:
+            if not inboxes:
+                return PlainOutbox()
+            encoding = EvaluationEncoding(len(charter.classes))
+            terms = evaluation_terms(session, split, model.round, digest())
+            return MaskedOutbox(charter, split, inboxes, terms, lambda value, _: encoding.encode(value))
+
+        outbox = LateOutbox(make)
+
+        def step(member: Member) -> Metrics | None:
+            is_masked, normalisation = member.name in inboxes, _normalisation(session, member)
+            if charter.keeps_evaluations and not is_masked:
+                raise ProtectionError(
+                    f"site {member.name!r} alone has {split} images, so a sum would be its own; set "
+                    "secure_aggregation.site_metrics = yes if it may be told"
+                )
+            learner = self._learner(session)
+            self._state(session, member).load_model(learner, model)
+            evaluation = learner.evaluate(member.images(charter).dataset(split), normalisation)
+            told = None if charter.keeps_evaluations else evaluation.metrics(charter.classes)
+            if is_masked or not charter.is_secure:
+                outbox.put(member, evaluation, evaluation_work(session, split, normalisation, digest()) if is_masked else "")
+            return told
+
+        told = entry.each(step)
+        metrics = {name: value for name, value in told.items() if value is not None}
+        return HostEvaluation(outbox.total, tuple(told), metrics, tuple(entry.failures))
+
+    @site_call(visits.advertise)
+    def advertise(self, entry: Entry, charter: Charter, task: Task, sites: Sequence[str]) -> HostReply:
         """First step of secure aggregation: each site's fresh keys."""
-        return self._each("advertise", charter, sites, lambda member: member.advertise(charter, task))
+        return entry.reply(lambda member: member.advertise(charter, task))
 
-    def share(self, charter: Charter, purpose: str, rosters: Mapping[str, Roster]) -> HostReply:
+    @site_call(visits.share)
+    def share(self, entry: Entry, charter: Charter, purpose: str, rosters: Mapping[str, Roster]) -> HostReply:
         """Second step: each site's sealed shares, by recipient."""
+        return entry.reply(lambda member: member.share(charter, purpose, rosters[member.name]))
 
-        def step(member: Member) -> object:
-            return member.role(charter, purpose).share(rosters[member.name], lambda peer: member.pin(charter, peer))
-
-        return self._each("share", charter, rosters, step)
-
-    def confirm(self, charter: Charter, purpose: str, sites: Sequence[str], survivors: Sequence[str]) -> HostReply:
+    @site_call(visits.confirm)
+    def confirm(self, entry: Entry, charter: Charter, purpose: str, sites: Sequence[str], survivors: Sequence[str]) -> HostReply:
         """Fourth step: each site's signature on who delivered."""
-        return self._each("confirm", charter, sites, lambda member: member.confirm(charter, purpose, survivors))
+        return entry.reply(lambda member: member.confirm(charter, purpose, survivors))
 
-    def unmask(self, charter: Charter, purpose: str, confirmations: Mapping[str, Mapping[str, bytes]]) -> HostReply:
+    @site_call(visits.unmask)
+    def unmask(self, entry: Entry, charter: Charter, purpose: str, confirmations: Mapping[str, Mapping[str, bytes]]) -> HostReply:
         """Last step: the shares that open the sum."""
+        return entry.reply(lambda member: member.unmask(charter, purpose, confirmations[member.name]))
 
-        def step(member: Member) -> object:
-            shares = member.role(charter, purpose).unmask(confirmations[member.name])
-            member.finish(charter, purpose)
-            return shares
-
-        return self._each("unmask", charter, confirmations, step)
-
-    def statements(self, charter: Charter, sites: Sequence[str]) -> HostReply:
+    @site_call(visits.statements)
+    def statements(self, entry: Entry, charter: Charter, sites: Sequence[str]) -> HostReply:
         """What each site that has spent privacy in this run says of it."""
-        named = [member.name for member in self._named(sites) if member.has_spent(charter)]
-        return self._each("statements", charter, named, lambda member: member.statement(charter))
+        told = entry.each(lambda member: member.statement(charter) if member.has_spent(charter) else None)
+        return HostReply({name: value for name, value in told.items() if value is not None}, tuple(entry.failures))
 
+    @farewell
     def leave(self, charter: str) -> None:
         """Forget a federation: an actor may serve many, one after the other."""
         self._learners.pop(charter, None)
-        for member in self._members.values():
-            member.leave(charter)
 
-    def _named(self, sites: Iterable[str]) -> Iterator[Member]:
-        return (self._members[name] for name in sites if name in self._members)
-
-    def _each(self, asked: str, charter: Charter, sites: Iterable[str], step: Callable[[Member], object]) -> HostReply:
-        values, failures = {}, []
-        for member in self._named(sites):
-            try:
-                values[member.name] = step(member)
-            except Exception as error:
-                failures.append(_failure(charter, member, asked, error))
-        return HostReply(values, tuple(failures))
-
-    def _update_outbox(self, session: Session, task: RoundTask, start: GlobalModel) -> Outbox[Contribution]:
+    def _update_outbox(self, session: Session, task: RoundTask, digest: Callable[[], str]) -> Outbox[Contribution]:
         charter, flat = session.charter, self._learner(session).flat
         if charter.is_sealed:
             return SealedOutbox(charter, task)
@@ -187,16 +176,16 @@ class SiteHost:
             return PlainOutbox(lambda contribution: contribution.update.nbytes)
         encoding = UpdateEncoding(flat.parameter_count, flat.buffer_count, session.total_weight, task.range)
         seed = session.learner.seed
-        terms = round_terms(session, task, start)
+        terms = round_terms(session, task, digest())
         return MaskedOutbox(
             charter, "train", task.inboxes, terms, lambda value, site: encoding.encode(value, rounding_key(seed, site, task.round))
         )
 
     def _train_site(
-        self, session: Session, task: RoundTask, member: Member, start: GlobalModel, outbox: Outbox[Contribution]
+        self, session: Session, task: RoundTask, member: Member, start: GlobalModel, digest: Callable[[], str], outbox: Outbox[Contribution]
     ) -> SiteReport:
-        charter, learner, data = session.charter, self._learner(session), member.dataset("train")
-        member.admit(charter)
+        charter, learner = session.charter, self._learner(session)
+        data = member.images(charter).dataset("train")
         steps = task.steps or member.steps(charter)
         privacy = member.privacy(charter, steps)
         if privacy:
@@ -221,7 +210,7 @@ class SiteHost:
             if statement["epsilon_all_runs"] is not None:
                 event |= {"epsilon": statement["epsilon_all_runs"], "delta": statement["delta"]}
         member.note(charter, event)
-        size = outbox.put(member, contribution)
+        size = outbox.put(member, contribution, training_work(session, work, digest()) if charter.is_secure else "")
         return _report(charter, member, result, size, statement)
 
     def _contribution(self, session: Session, learner: Learner, result: LocalResult, weight: float, start: GlobalModel) -> Contribution:
@@ -231,22 +220,16 @@ class SiteHost:
         loss = 0.0 if session.charter.settings.privacy.is_on or result.loss is None else result.loss
         return Contribution(update, result.samples, result.steps, loss * result.samples)
 
-    def _evaluate_site(self, session: Session, learner: Learner, member: Member, split: str, model: GlobalModel) -> Evaluation:
-        member.admit(session.charter)
-        member.note(session.charter, {"purpose": split, "round": model.round, "outcome": "delivers"})
-        self._state(session, member).load_model(learner, model)
-        return learner.evaluate(member.dataset(split), _normalisation(session, member))
-
     def _stages(self, session: Session) -> tuple[Stage, ...]:
         return build_stages(session.charter.settings, self._learner(session).flat, session.total_weight)
 
     def _state(self, session: Session, member: Member) -> SiteState:
         charter = session.charter
-        return SiteState(charter.state_folder / member.name, charter.settings.federation, self._learner(session).flat)
+        return SiteState(member.folder(charter), charter.settings.federation, self._learner(session).flat)
 
     def _learner(self, session: Session) -> Learner:
         key = session.charter.id
-        if key not in self._learners:
+        if key not in self._learners or self._learners[key].spec != session.learner:
             self._learners[key] = _new_learner(session)
         self._learners.move_to_end(key)
         while len(self._learners) > _CACHED_LEARNERS:
@@ -276,13 +259,13 @@ def _training_facts(charter: Charter, member: Member) -> TrainingFacts:
 
     Under differential privacy class counts are not told, pixel sums only with noise; the number of images is taken as public.
     """
-    facts, plan = TrainingFacts.zero(len(charter.classes), charter.channels), member.plan
-    if plan.train and plan.name != POOLED:
+    facts, images = TrainingFacts.zero(len(charter.classes), charter.channels), member.images(charter)
+    if images.has("train") and member.name != POOLED:
         facts += TrainingFacts(facts.class_counts, facts.pixels, member.steps(charter), 0, 1)
-    if plan.trains:
-        privacy, counts, pixels = charter.settings.privacy, member.class_counts("train"), facts.pixels
+    if member.name in charter.training:
+        privacy, counts, pixels = charter.settings.privacy, images.class_counts("train"), facts.pixels
         if not privacy.is_on:
-            pixels = member.pixels
+            pixels = images.pixels
         elif privacy.statistics == "noisy":
             pixels = member.noisy_pixels(charter)
         told = np.zeros_like(counts) if privacy.is_on else counts
@@ -297,13 +280,14 @@ def _told_counts(charter: Charter, member: Member) -> dict[str, Any]:
         told = tuple(split for split in SPLITS if split != "train")
     if charter.is_secure and not charter.settings.secure_aggregation.site_metrics:
         told = ()
-    return {split: member.class_counts(split) for split in told if member.plan.shards(split)}
+    images = member.images(charter)
+    return {split: images.class_counts(split) for split in told if images.has(split)}
 
 
 def _normalisation(session: Session, member: Member) -> Normalisation:
     """The federation's, or the site's own from its training images where it is to use that and has some."""
-    own = session.charter.settings.data.normalisation == "site" and member.plan.trains
-    return member.pixels.normalisation() if own else session.normalisation
+    own = session.charter.settings.data.normalisation == "site" and member.name in session.charter.training
+    return member.images(session.charter).pixels.normalisation() if own else session.normalisation
 
 
 def _trained(charter: Charter, member: Member, learner: Learner, data: Dataset, work: LocalWork) -> LocalResult | None:
@@ -327,6 +311,6 @@ def _report(charter: Charter, member: Member, result: LocalResult | None, size: 
 
 def _failure(charter: Charter, member: Member, asked: str, error: Exception) -> SiteFailure:
     """Its kind for the driver; the words stay in the site's own log."""
-    with suppress(OSError):
+    with suppress(OSError, PrimiaError):
         member.log(charter).write(asked, error)
     return SiteFailure.of(member.name, kind_of(error))

@@ -71,7 +71,7 @@ def _sites(setup: RunSetup, prepared: Prepared, validation: Mapping[str, Metrics
         site.name: {
             "validation": validation.get(site.name),
             "test": test.get(site.name),
-            "trains": bool(site.train),
+            "trains": site.owns,
             "train_images": sum(train[site.name].values()) if site.name in train else None,
         }
         for site in setup.sites

@@ -7,20 +7,21 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 
-from primia.errors import ConfigError, ModelError
+from primia.errors import ConfigError, ModelError, ProtocolError
 from primia.federation.refusals import Kind
 
 if TYPE_CHECKING:
-    from primia.federation.plan import SitePlan
+    from primia.federation.sources import SiteSource
 
 
 class FederatedWorker:
-    """Hosts one or more sites. Made again from its arguments after a crash: shards are mapped when first used.
+    """Hosts one or more sites: the boxes or shards that it is started with, whatever a driver says later.
 
+    Made again from its arguments after a crash: shards are mapped when first used.
     The constructor checks nothing, since Ray reports an exception there as a dead actor.
     """
 
-    def __init__(self, sites: Sequence[SitePlan], threads: int) -> None:
+    def __init__(self, sites: Sequence[SiteSource], threads: int) -> None:
         import torch  # here: whoever starts an actor names this class, and needs neither torch nor what a site does
         import torch._dynamo  # which the first optimiser loads: it takes a second, in which others start as well
 
@@ -39,10 +40,17 @@ class FederatedWorker:
         return ray.get_runtime_context().get_node_id()
 
     def call(self, method: str, *arguments: object) -> Any:
-        """A method of :class:`SiteHost` by its name.
+        """A call of :class:`SiteHost` by its name.
 
         What goes wrong at a site is in the answer, without its words; what escapes is a bug, or follows from the settings alone.
+
+        Raises:
+            ProtocolError: no such call; nothing else of the host can be reached.
         """
+        from primia.federation.gate import CALLS
+
+        if method not in CALLS:
+            raise ProtocolError(f"{method!r} is no call of a site; calls: {', '.join(sorted(CALLS))}")
         try:
             return getattr(self._host, method)(*arguments)
         except (ConfigError, ModelError):

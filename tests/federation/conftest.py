@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from primia.config.settings import Settings
+from primia.config.settings import DataSettings, Settings
 from primia.data.federation import FederatedData, prepare
+from primia.federation import site as site_module
+from primia.federation.boxes import create_boxes, federated_data
 from primia.federation.exchange import RoundTask, SiteFailure
 from primia.federation.hosts import Answer, Arguments
-from primia.federation.plan import SitePlan
+from primia.federation.refusals import kind_of
 from primia.federation.run_folder import RunFolder
 from primia.federation.run_setup import RunSetup
 from primia.federation.site import SiteHost
+from primia.federation.site_box import SiteBox
 from primia.federation.site_log import SiteLog
+from primia.federation.sources import SiteSource
 
 TINY = {
     "run": {"repeat": "tests"},  # so that runs of one seed compare
@@ -34,7 +39,7 @@ class InProcessHosts:
 
     def __init__(
         self,
-        assignment: Sequence[Sequence[SitePlan]],
+        assignment: Sequence[Sequence[SiteSource]],
         broken: frozenset[tuple[int, str]] = frozenset(),
         lost: Iterable[tuple[str, str]] = (),
     ) -> None:
@@ -71,6 +76,16 @@ class InProcessHosts:
 
 
 @pytest.fixture
+def spoken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sites say why they refuse, in full: what is tested is which condition a call fails by."""
+
+    def failure(charter: object, member: Any, asked: str, error: Exception) -> SiteFailure:
+        return SiteFailure(member.name, str(error), kind_of(error))
+
+    monkeypatch.setattr(site_module, "_failure", failure)
+
+
+@pytest.fixture
 def words() -> Callable[..., str]:
     """What a site's own log last said: of a site with a box where the box is given."""
 
@@ -102,3 +117,35 @@ def make_setup(tiny_data: FederatedData, tmp_path: Path) -> Callable[..., RunSet
 @pytest.fixture
 def make_hosts() -> Callable[..., InProcessHosts]:
     return InProcessHosts
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Packed shards to make boxes of."""
+    root = tmp_path_factory.mktemp("packed")
+    settings = {"source": "demo", "demo_images": 36, "image_size": 16, "validation_fraction": 0.25, "test_fraction": 0.25}
+    prepare(DataSettings.model_validate(settings), root)
+    (folder,) = [path for path in root.iterdir() if path.is_dir()]
+    return folder
+
+
+@pytest.fixture
+def make_boxed(packed: Path, tmp_path: Path) -> Callable[..., tuple[RunSetup, dict[str, SiteBox]]]:
+    """A run on site boxes, each granted to the federation with these terms."""
+
+    def make(grant: dict[str, Any] | None = None, **sections: dict[str, object]) -> tuple[RunSetup, dict[str, SiteBox]]:
+        boxes = {box.name: box for box in create_boxes(tmp_path / "boxes", packed)}
+        for box in boxes.values():
+            if grant is not None:
+                box.grant("demo@primia.example", **grant)
+        base = {
+            "data": {"source": "boxes", "path": tmp_path / "boxes"},
+            "training": {"batch_size": 4, "optimizer": "sgd", "learning_rate": 0.05},
+            "federation": {"rounds": 1},
+        }
+        settings = Settings.model_validate({key: {**base.get(key, {}), **sections.get(key, {})} for key in {*base, *sections}})
+        data = federated_data(tmp_path / "boxes", settings.run.dry_run)
+        folder = RunFolder.create(tmp_path / "run", settings, data.fingerprint).path
+        return RunSetup.of(settings, data, folder, started_at=0.0), boxes
+
+    return make

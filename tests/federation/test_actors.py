@@ -12,10 +12,11 @@ from primia.errors import ConfigError
 from primia.federation import actors as module
 from primia.federation.actors import check_nodes, device_of, plan_actors
 from primia.federation.plan import SitePlan
+from primia.federation.sources import PackedSite
 
 
 def sites(training: int, others: int = 0) -> tuple[SitePlan, ...]:
-    return tuple(SitePlan(f"site-{n:02d}", (), (), (), trains=n < training, selects=True) for n in range(training + others))
+    return tuple(SitePlan(PackedSite(f"site-{n:02d}"), trains=n < training, selects=True) for n in range(training + others))
 
 
 def resources(**given: object) -> ResourceSettings:
@@ -24,7 +25,11 @@ def resources(**given: object) -> ResourceSettings:
 
 def test_each_training_site_has_an_actor_and_its_share_of_the_cluster() -> None:
     actors = plan_actors(resources(), sites(3, others=2), cpus=2, gpus=0)
-    assert [len(host) for host in actors.hosts] == [2, 2, 1] and all(host[0].trains for host in actors.hosts)
+    assert [len(host) for host in actors.hosts] == [2, 2, 1] and [host[0].name for host in actors.hosts] == [
+        "site-00",
+        "site-01",
+        "site-02",
+    ]
     assert actors.options.cpus == 0.5 and actors.options.gpus == 0 and actors.options.threads == 1
     assert (actors.pool, actors.nodes) == ("", ()), "they are a run's own"
 

@@ -362,8 +362,8 @@ def test_names_of_files_in_a_box_stay_there(boxed: tuple[RunSetup, dict[str, Pat
     with pytest.raises(DataError) as raised:
         run(setup, make_hosts)
     assert str(raised.value) == f"site 'site-2': {Kind.UNFIT.value}"
-    box = next(site.box for site in setup.sites if site.name == "site-2")
-    assert box is not None and str(broken) in words(setup, "site-2", box)
+    box = next(site.source.box for site in setup.sites if site.name == "site-2")
+    assert str(broken) in words(setup, "site-2", box)
     assert (box / "errors.log").stat().st_mode & 0o777 == 0o600
     assert str(broken.parent) not in said_by(setup) and broken.name not in said_by(setup)
 
@@ -375,17 +375,17 @@ def test_a_file_that_is_gone_in_a_round_costs_the_site_and_is_not_named(
     train = SiteHost.train
 
     def gone(host: SiteHost, *arguments: Any) -> HostResult:
-        if "site-2" in host._members:
+        if host._gate.member("site-2"):
             shards["site-2"].unlink(missing_ok=True)
-            host._members["site-2"]._data.clear()
+            host._gate.member("site-2")._images.clear()
         return train(host, *arguments)
 
     monkeypatch.setattr(SiteHost, "train", gone)
     answers = run(setup, make_hosts)
-    failures = {(call, failure.site, failure.reason) for call, answer in answers for failure in getattr(answer, "failures", ())}
-    assert failures == {("train", "site-2", Kind.UNFIT.value)}
-    box = next(site.box for site in setup.sites if site.name == "site-2")
-    assert box is not None and str(shards["site-2"]) in words(setup, "site-2", box)
+    failures = {(failure.site, failure.reason) for _, answer in answers for failure in getattr(answer, "failures", ())}
+    assert failures == {("site-2", Kind.CONSENT.value)}, "the box notices that its images are gone"
+    box = next(site.source.box for site in setup.sites if site.name == "site-2")
+    assert str(shards["site-2"]) in words(setup, "site-2", box)
     assert "train.arrow" not in said_by(setup) and str(box) not in said_by(setup)
 
 
@@ -395,10 +395,10 @@ def test_no_call_lets_an_error_out(make_setup: Make, make_hosts: MakeHosts, word
     setup = make_setup(**PRIVATE, federation={"rounds": 1})
     secret = "/box/of/site-2/patient-17.arrow has 61 rows"
     hosts = make_hosts(assign_hosts(setup.sites, 3))
-    (member,) = [host._members["site-2"] for host in hosts.hosts if "site-2" in host._members]
+    (member,) = [host._gate.member("site-2") for host in hosts.hosts if host._gate.member("site-2")]
     hook = {
-        "join": "identity", "facts": "class_counts", "statements": "statement", "train": "dataset", "evaluate": "dataset",
-        "advertise": "advertise", "share": "role", "confirm": "confirm", "unmask": "finish",
+        "join": "identity", "facts": "images", "statements": "statement", "train": "images", "evaluate": "images",
+        "advertise": "advertise", "share": "share", "confirm": "confirm", "unmask": "unmask",
     }[call]  # fmt: skip
 
     def fail(*_: object) -> None:

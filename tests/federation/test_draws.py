@@ -53,7 +53,7 @@ def summed(setup: RunSetup, make_hosts: MakeHosts) -> Vector:
 def update_of(setup: RunSetup, make_hosts: MakeHosts, site: str) -> Vector:
     """A site's own weighted update in the round that :func:`summed` makes, from the site itself."""
     _, loop = begun(setup, make_hosts)
-    (host,) = (host for host in loop._prepared.collector._hosts.hosts if site in host._members)  # type: ignore[attr-defined]
+    (host,) = (host for host in loop._prepared.collector._hosts.hosts if host._gate.member(site))  # type: ignore[attr-defined]
     seen: list[Vector] = []
     contribution = host._contribution
 

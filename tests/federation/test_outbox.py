@@ -13,7 +13,7 @@ from primia.errors import ProtocolError
 from primia.federation.exchange import Charter, Contribution, RoundTask
 from primia.federation.member import Member
 from primia.federation.outbox import SealedOutbox, seal_context
-from primia.federation.plan import SitePlan
+from primia.federation.sources import PackedSite
 from primia.federation.update import Update
 from primia.models.flat import Entry, FlatSpec
 from primia.secagg.identity import Identity
@@ -35,7 +35,7 @@ def charter(driver: Identity, tmp_path: Path) -> Charter:
 
 @pytest.fixture
 def member() -> Member:
-    return Member(SitePlan("site-1", (), (), (), trains=True, selects=False))
+    return Member(PackedSite("site-1"))
 
 
 def contribution() -> Contribution:
@@ -92,4 +92,4 @@ def test_vectors_of_another_model_are_refused() -> None:
 def test_keys_and_pins_of_a_site_are_its_own(charter: Charter, member: Member, tmp_path: Path) -> None:
     sealed(charter, member)
     assert (tmp_path / "site-1" / "keys.json").stat().st_mode & 0o777 == 0o600
-    assert Member(member.plan).identity(charter).public == member.identity(charter).public
+    assert Member(member.source).identity(charter).public == member.identity(charter).public

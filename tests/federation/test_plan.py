@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from primia.config.settings import RunSettings
 from primia.data.federation import FederatedData, SiteShards
-from primia.errors import ConfigError, DataError
+from primia.errors import ConfigError, ConsentError, DataError
 from primia.federation.plan import actor_count, assign_hosts, plan_sites, single_learner_steps
+from primia.federation.sources import BoxedSite, PackedSite
 
 
 def data(*sites: SiteShards) -> FederatedData:
@@ -28,7 +30,16 @@ def test_federated_every_owner_trains_and_selects() -> None:
 def test_pooled_one_site_trains_on_all_shards_in_name_order() -> None:
     plans = plan_sites(data(site("a"), site("b")), RunSettings(mode="pooled"))
     assert [(plan.name, plan.trains, plan.selects) for plan in plans] == [("pooled", True, False), ("a", False, True), ("b", False, True)]
-    assert plans[0].train == (Path("a/train"), Path("b/train"))
+    assert plans[0].source == PackedSite("pooled", train=(Path("a/train"), Path("b/train")))
+
+
+def test_a_site_with_a_box_is_started_with_its_box_and_nothing_else() -> None:
+    boxed = replace(site("a"), box=Path("boxes/a"))
+    plans = plan_sites(data(boxed, site("b", "train test")), RunSettings())
+    assert [plan.source for plan in plans] == [BoxedSite("a", Path("boxes/a")), PackedSite("b", (Path("b/train"),), (), (Path("b/test"),))]
+    assert [(plan.owns, plan.tests, plan.selects) for plan in plans] == [(True, True, True), (True, True, False)]
+    with pytest.raises(ConsentError, match=r"run\.mode = pooled would take images out of their site boxes"):
+        plan_sites(data(boxed, site("b")), RunSettings(mode="pooled"))
 
 
 def test_local_one_site_trains_and_selects_by_its_own_validation() -> None:

@@ -118,7 +118,7 @@ def test_a_site_without_budget_stops_and_the_others_go_on(make_setup: Make, make
     hosts = hosts_of(setup, make_hosts)
     prepared = prepare_run(setup, hosts, DRIVER)
     charter = prepared.session.charter
-    (member,) = [host._members[poor] for host in hosts.hosts if poor in host._members]
+    (member,) = [host._gate.member(poor) for host in hosts.hosts if host._gate.member(poor)]
     member.privacy(charter, member.steps(charter)).charge(1, member.steps(charter))  # as if round 1 had been trained before
     loop = RoundLoop(setup, prepared, Checkpoints(RunFolder(setup.folder).checkpoints, 2), RunState(prepared.initial))
     events = list(loop.run())
@@ -139,10 +139,10 @@ def test_patients_are_protected_as_wholes(make_setup: Make, make_hosts: MakeHost
     setup = make_setup(**sections)
     hosts = hosts_of(setup, make_hosts)
     finished, _ = finish(setup, hosts)
-    members = {name: member for host in hosts.hosts for name, member in host._members.items()}
+    members = {name: host._gate.member(name) for host in hosts.hosts for name in setup.training_sites if host._gate.member(name)}
     for name, statement in finished.summary["privacy"]["sites"].items():
-        patients = {patient for shard in members[name].shards("train") for patient in shard.patients}
-        assert statement["units"] == len(patients) < len(members[name].dataset("train"))
+        images = members[name]._images[False]
+        assert statement["units"] == len(set(images.patients)) < len(images.dataset("train"))
         assert statement["neighbours"] == "add or remove one patient" and statement["views"] == 2
     assert "all training images of each patient together" in finished.summary["privacy"]["statement"]
 

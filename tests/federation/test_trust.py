@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from primia.config.settings import DataSettings, Settings
-from primia.data.federation import prepare
 from primia.errors import FederationError, PrivacyError
-from primia.federation.boxes import create_boxes, federated_data
 from primia.federation.checkpoint import Checkpoints, RunState
 from primia.federation.collect import CollectedFacts
 from primia.federation.events import Event, SiteLeftOut
@@ -26,6 +22,7 @@ from primia.federation.run_folder import RunFolder
 from primia.federation.run_setup import RunSetup
 from primia.federation.setup import prepare_run
 from primia.federation.site_box import SiteBox
+from primia.federation.sources import PackedSite
 from primia.secagg.identity import Identity
 from primia.secagg.messages import Task
 from primia.secagg.ring import Layout
@@ -137,40 +134,14 @@ def test_a_site_takes_no_part_in_sums_with_strangers(make_setup: Make, make_host
     prepared = prepare_run(setup, hosts, DRIVER)
     ghost = replace(prepared.session.charter, sites=(*prepared.session.charter.sites, "ghost"))
     task = Task(FEDERATION, ghost.run, 1, "train", ("site-1", "ghost"), 0.6, 0, Layout(1, 1))
-    for charter, said in ((prepared.session.charter, "not of this federation"), (ghost, "agreed on with other sites before")):
+    for charter, said in ((prepared.session.charter, "not of this federation"), (ghost, "other terms (run, sites, settings or driver)")):
         reply = hosts.hosts[0].advertise(charter, task, ["site-1"])
         assert not reply.values and reply.failures[0].kind is Kind.PROTOCOL and said in words(setup, "site-1")
 
 
-@pytest.fixture(scope="module")
-def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("packed")
-    settings = {"source": "demo", "demo_images": 36, "image_size": 16, "validation_fraction": 0.25, "test_fraction": 0.25}
-    prepare(DataSettings.model_validate(settings), root)
-    (folder,) = [path for path in root.iterdir() if path.is_dir()]
-    return folder
-
-
-@pytest.fixture
-def make_boxed(packed: Path, tmp_path: Path) -> Callable[..., tuple[RunSetup, dict[str, SiteBox]]]:
-    """A run on site boxes, each granted to the federation with these terms."""
-
-    def make(grant: dict[str, Any] | None = None, **sections: dict[str, object]) -> tuple[RunSetup, dict[str, SiteBox]]:
-        boxes = {box.name: box for box in create_boxes(tmp_path / "boxes", packed)}
-        for box in boxes.values():
-            if grant is not None:
-                box.grant(FEDERATION, **grant)
-        base = {
-            "data": {"source": "boxes", "path": tmp_path / "boxes"},
-            "training": {"batch_size": 4, "optimizer": "sgd", "learning_rate": 0.05},
-            "federation": {"rounds": 1},
-        }
-        settings = Settings.model_validate({key: {**base.get(key, {}), **sections.get(key, {})} for key in {*base, *sections}})
-        data = federated_data(tmp_path / "boxes", settings.run.dry_run)
-        folder = RunFolder.create(tmp_path / "run", settings, data.fingerprint).path
-        return RunSetup.of(settings, data, folder, started_at=0.0), boxes
-
-    return make
+def private_shards(box: SiteBox) -> PackedSite:
+    """A box's private halves, as a site without a box."""
+    return PackedSite(box.name, **{split: (box.shard(split, dry_run=False),) for split in box.splits})
 
 
 def purposes(box: SiteBox) -> list[str]:
@@ -219,27 +190,30 @@ def test_less_protection_than_granted_keeps_a_site_out(make_boxed: Any, make_hos
         prepare_run(setup, one_each(setup, make_hosts), DRIVER)
 
 
-def test_a_dry_run_needs_no_grant_and_leaves_no_trace(make_boxed: Any, make_hosts: MakeHosts) -> None:
+def test_a_dry_run_needs_no_grant_and_leaves_lines_in_the_log_and_nothing_else(make_boxed: Any, make_hosts: MakeHosts) -> None:
     setup, boxes = make_boxed(None, run={"dry_run": True})
-    before = {name: box.audit_log() for name, box in boxes.items()}
+    books = ("peers.json", "privacy.jsonl", "aggregations.jsonl", "grants.json")
     loop = loop_of(setup, one_each(setup, make_hosts))
     list(loop.run())
     assert loop.state.model.round == 1
-    for name, box in boxes.items():
-        assert box.audit_log() == before[name] and not box.peers()
+    for box in boxes.values():
+        lines = [entry.event for entry in box.audit_log() if entry.event["purpose"] != "init"]
+        assert [line["purpose"] for line in lines] == ["join", "facts", "train", "validation"]
+        assert all(str(line["outcome"]).startswith("dry run: ") and line["run"] for line in lines)
+        assert not [book for book in books if (box.path / book).exists()]
 
 
 def test_a_dry_run_does_not_touch_private_halves(make_boxed: Any, make_hosts: MakeHosts, words: Words) -> None:
-    """A driver that calls it a dry run and points at the private halves."""
+    """Damaged ones are not noticed, and a driver that calls it a dry run and points at the private halves gets nothing."""
     setup, boxes = make_boxed(None, run={"dry_run": True})
-    private = {name: {split: box.shard(split, False) for split in box.splits} for name, box in boxes.items()}
-    sites = tuple(
-        replace(site, train=(private[site.name]["train"],), validation=(private[site.name]["validation"],)) for site in setup.sites
-    )
-    lying = replace(setup, sites=sites)
+    lying = replace(setup, sites=tuple(replace(site, source=private_shards(boxes[site.name])) for site in setup.sites))
     with pytest.raises(FederationError, match="no training site takes part"):
         prepare_run(lying, one_each(lying, make_hosts), DRIVER)
-    assert "mock" in words(lying, "site-1")
+    assert "whose owner was not asked" in words(lying, "site-1")
+    for box in boxes.values():
+        for split in box.splits:
+            box.shard(split, dry_run=False).write_text("not to be read")
+    assert prepare_run(setup, one_each(setup, make_hosts), DRIVER).train_images
 
 
 def test_a_log_that_cannot_be_written_costs_the_site_and_not_the_run(make_boxed: Any, make_hosts: MakeHosts) -> None:

@@ -5,6 +5,7 @@ import traceback
 import pytest
 
 from primia.errors import ConfigError, DataError
+from primia.federation import gate
 from primia.federation.refusals import Kind
 from primia.federation.worker import FederatedWorker
 
@@ -14,6 +15,11 @@ class Host:
 
     def work(self, error: Exception) -> None:
         raise error
+
+
+@pytest.fixture(autouse=True)
+def _registered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gate, "CALLS", {*gate.CALLS, "work"})
 
 
 def worker() -> FederatedWorker:

@@ -20,13 +20,14 @@ from primia.federation.boxes import create_boxes
 from primia.federation.checkpoint import Checkpoints, RunState
 from primia.federation.exchange import RoundTask, SiteFailure
 from primia.federation.hosts import Answer, Arguments
-from primia.federation.plan import SitePlan, assign_hosts
+from primia.federation.plan import assign_hosts
 from primia.federation.rounds import RoundLoop
 from primia.federation.run_folder import RunFolder
 from primia.federation.run_setup import RunSetup
 from primia.federation.setup import prepare_run
 from primia.federation.site import SiteHost
 from primia.federation.site_box import SiteBox
+from primia.federation.sources import SiteSource
 from primia.secagg.identity import Identity
 
 pytestmark = pytest.mark.integration
@@ -39,7 +40,7 @@ FEDERATION = "demo@primia.example"
 class Replay:
     """Hosts in this process; one site is lost in the training of one round."""
 
-    def __init__(self, assignment: Sequence[Sequence[SitePlan]], lost: tuple[int, str]) -> None:
+    def __init__(self, assignment: Sequence[Sequence[SiteSource]], lost: tuple[int, str]) -> None:
         self._hosts = [(tuple(site.name for site in sites), SiteHost(sites)) for sites in assignment]
         self._lost = lost
 

@@ -1,0 +1,53 @@
+"""Digests of what a site's contribution follows from, apart from its images: names of work, however a run calls it.
+
+In them is what decides the local work, and nothing else: no run, charter, driver or account; not the number of rounds but the learning
+rates that follow from it; not how the result is weighted, encoded or rounded. So a driver that renames a run, or changes what does not
+matter, asks for the same work. One that changes the work, be it the last bit of the model, asks for other work.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+from primia.config.settings import TrainingSettings
+from primia.data.statistics import Normalisation
+from primia.federation.exchange import Session
+from primia.training.learner import LearnerSpec, LocalWork
+from primia.training.schedule import learning_rate
+
+_OPTIMIZER_KEYS = {"sgd": ("momentum",), "adam": ("beta1", "beta2"), "adamw": ("beta1", "beta2")}
+
+
+def training_work(session: Session, work: LocalWork, model: str) -> str:
+    """Name of a site's work in a round, from a model of this digest."""
+    spec, training = session.learner, session.learner.training
+    weights = spec.class_weights
+    rates = [learning_rate(training, (work.round - 1 + step / work.steps) / work.rounds) for step in range(work.steps)]
+    return _digest(
+        "train", model, _network(spec), _normalisation(work.normalisation), _optimizer(training), rates, work.first_step, spec.seed,
+        spec.augmentation.model_dump(), spec.proximal_mu, training.batch_size, training.label_smoothing,
+        weights and [weight / sum(weights) for weight in weights],
+    )  # fmt: skip
+
+
+def evaluation_work(session: Session, split: str, normalisation: Normalisation, model: str) -> str:
+    """Name of a site's evaluation of a model of this digest on one split."""
+    return _digest(split, model, _network(session.learner), _normalisation(normalisation))
+
+
+def _network(spec: LearnerSpec) -> list[object]:
+    return [spec.model.name, spec.model.pooling, spec.model.normalisation, len(spec.classes), spec.channels, spec.image_size]
+
+
+def _normalisation(normalisation: Normalisation) -> list[object]:
+    return [list(normalisation.mean), list(normalisation.std)]
+
+
+def _optimizer(training: TrainingSettings) -> list[object]:
+    used = [getattr(training, key) for key in _OPTIMIZER_KEYS[training.optimizer]]
+    return [training.optimizer, training.weight_decay, *used]
+
+
+def _digest(*content: object) -> str:
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
