@@ -49,6 +49,7 @@ format: install
 
 docs: install
 	@$(BIN)/primia-ray config reference --output docs/configuration.md
+	@$(BIN)/python -c 'from primia.federation.border import border_markdown; print(border_markdown(), end="")' > docs/border.md
 
 clean:
 	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

@@ -85,3 +85,11 @@ class ConsentError(PrimiaError):
     """A site's owner has not granted this, or the site's box cannot be used."""
 
     exit_code = 11
+
+
+class NotGranted(ConsentError):
+    """A site's owner has never granted this federation, or does not any more."""
+
+
+class ProtectionError(ConsentError):
+    """A site's owner asks for more protection than a run gives."""

@@ -32,6 +32,7 @@ def sweep(scheduler: str, seed: int, options: argparse.Namespace, folder: Path) 
             f"federation.sync_every_n_batch={options.batches}",
             f"search.trials={options.trials}",
             f"search.seed={seed}",
+            f"run.repeat=seed-{seed}",
             f"search.scheduler={scheduler}",
             *([] if scheduler == "none" else [f"search.grace={options.grace}", f"search.reduction={options.reduction}"]),
             f"run.output={folder / str(seed)}",

@@ -10,6 +10,7 @@ from time import perf_counter, time
 from typing import TYPE_CHECKING, Any
 
 from primia.api.preparation import check_output, resolved, store_bytes
+from primia.api.site_words import SiteWords
 from primia.cluster.session import ClusterResources, ray_session
 from primia.config.reader import differences
 from primia.config.settings import Settings
@@ -111,9 +112,14 @@ def _drive(setup: RunSetup, resources: ClusterResources, on_event: Listener) -> 
     node = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     driver: Any = ray.remote(FederationDriver).options(num_cpus=0, max_concurrency=2, scheduling_strategy=node).remote(setup, actors)
     events = driver.run.options(num_returns="streaming").remote()
+    words = SiteWords(setup)
     try:
         for reference in events:
-            on_event(_event(reference))
+            on_event(words.complete(_event(reference)))
+    except PrimiaError:
+        for event in words.rest():
+            on_event(event)
+        raise
     except KeyboardInterrupt:
         # Whatever goes wrong while a run is stopped, the user asked for the stop.
         with suppress(Exception):

@@ -75,11 +75,12 @@ class TrainingDisplay:
 
     def _SiteLeftOut(self, event: SiteLeftOut) -> None:  # noqa: N802
         if (event.site, event.reason) in self._told:
-            return  # each round has it in run.log and rounds.parquet
+            return  # each round has its kind in run.log and rounds.parquet
         self._told.add((event.site, event.reason))
         first = bool(event.traceback) and not self._seen_traceback
         style, level = ("red", "ERROR") if first else ("yellow", "warning")
-        self._console.print(f"[{style}]{level}[/] round {event.round}, site {escape(event.site)}: {escape(event.reason)}", soft_wrap=True)
+        when = f"round {event.round}, " if event.round else ""
+        self._console.print(f"[{style}]{level}[/] {when}site {escape(event.site)}: {escape(event.reason)}", soft_wrap=True)
         if first:
             self._seen_traceback = True
             self._console.print(event.traceback.rstrip(), markup=False, highlight=False, soft_wrap=True)

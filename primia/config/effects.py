@@ -39,6 +39,7 @@ _OF_AGGREGATION = ("threshold", "neighbours", "range", "site_metrics")
 
 NEEDS = (
     Need("run.site", "run.mode", ("local",)),
+    Need("run.repeat", "run.mode", ("federated",)),
     Need("data.path", "data.source", _WITH_PATH),
     Need("data.patient_pattern", "data.source", _FILES),
     Need("data.on_bad_image", "data.source", _FILES),

@@ -46,7 +46,16 @@ class RunSettings(Section):
         "federated", description="Sites train together; all shards as one; or one site alone. All three take equal optimisation steps."
     )
     site: str = Field("", description="The site that trains alone.")
-    seed: int = Field(1, ge=0, lt=2**63, description="Seed of every random choice in training.")
+    seed: int = Field(
+        1, ge=0, lt=2**63, description="Seed of initial weights, of the sites of a round and, with run.repeat, of what sites draw."
+    )
+    repeat: str = Field(
+        "",
+        pattern=r"^[A-Za-z0-9._-]{0,64}$",
+        json_schema_extra={"format": "at most 64 letters, digits, '.', '_' and '-'"},
+        description="Identity of an earlier run (repeat in its summary.json) whose sites' random choices are made again; empty: choices of "
+        "this run's own.",
+    )
     keep_checkpoints: PositiveCount = Field(2, description="Round checkpoints kept in the run folder.")
 
     @model_validator(mode="after")

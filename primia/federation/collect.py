@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -168,6 +168,7 @@ class PlainCollector:
         for answer in ask_again(self._hosts, "facts", tuple(self._senders), lambda names: (self._charter, names, {})):
             result: HostFacts = answered(answer)
             facts.counts |= result.counts
+            demand_usable(result.failures)
             facts.absent |= {failure.site: failure.reason for failure in result.failures}
             if isinstance(result.total, TrainingFacts):
                 facts.total += result.total
@@ -264,6 +265,13 @@ def joined(hosts: Hosts, charter: Charter, sites: Sequence[str]) -> tuple[dict[s
         identities |= reply.values  # type: ignore[arg-type]
         absent |= {failure.site: failure.reason for failure in reply.failures}
     return identities, absent
+
+
+def demand_usable(failures: Iterable[SiteFailure]) -> None:
+    """Raise what a run ends with that cannot begin for one of these failures: it would only come again in each round."""
+    for failure in failures:
+        if failure.kind.error:
+            raise failure.kind.error(f"site {failure.site!r}: {failure.reason}")
 
 
 def spent(hosts: Hosts, charter: Charter, sites: Sequence[str]) -> dict[str, Mapping[str, object]]:

@@ -18,7 +18,7 @@ from typing import Any, Literal, get_args
 from syft_perms import SyftPermContext
 from syft_perms.syftperm_modifier import PERMISSION_FILE_NAME, RuleSet
 
-from primia.errors import ConsentError
+from primia.errors import ConsentError, NotGranted, ProtectionError
 from primia.federation.box_datasets import BoxDatasets, identity_name
 from primia.federation.box_files import locked, read_json, write_json, write_private
 from primia.untrusted.files import printable
@@ -67,7 +67,7 @@ class Grant:
             return
         asked = "masked (secure_aggregation.enabled = yes)" if self.require == "secure" else "sealed or masked"
         planned, enough = ("sealed", "sealed") if sealed else ("in clear", "any")
-        raise ConsentError(
+        raise ProtectionError(
             f"federation {self.federation} would get updates {planned}, but is granted them {asked} only, with run.mode = federated; "
             f"the owner can allow it: primia-ray site grant BOX {self.federation} --require {enough}"
         )
@@ -160,7 +160,7 @@ class Grants:
         return grant
 
     def _refusal(self, federation: str, why: str, mend: str) -> ConsentError:
-        return ConsentError(f"site {self._datasets.site!r} does not take part: federation {federation} {why}; {mend}")
+        return NotGranted(f"site {self._datasets.site!r} does not take part: federation {federation} {why}; {mend}")
 
     def _check_name(self, federation: str) -> None:
         if identity_name(federation) == self._datasets.owner:

@@ -22,7 +22,7 @@ from primia.training.evaluation import Evaluation
 
 _RANGE_MARGIN = 8.0
 _GROWTH = 64.0
-_NUMBERS = 5
+_NUMBERS = 6
 
 
 class UpdateEncoding:
@@ -50,7 +50,7 @@ class UpdateEncoding:
         buffers = len(update.buffers)
         vector.wide[:buffers] = encode_wide(update.buffers, "BatchNorm statistics are")
         vector.wide[buffers] = encode_wide(np.array([contribution.loss_sum]), "the sum of losses is")[0]
-        vector.wide[buffers + 1 :] = (int(update.weight), contribution.samples, contribution.steps, clipped)
+        vector.wide[buffers + 1 :] = (int(update.weight), contribution.samples, contribution.steps, clipped, contribution.failed)
         return vector
 
     def decode(self, total: RingVector) -> Contribution:
@@ -60,14 +60,14 @@ class UpdateEncoding:
             ProtocolError: the sum of the weights is out of range.
         """
         buffers = self.layout.wide - _NUMBERS
-        weight, samples, steps, clipped = map(int, total.wide[buffers + 1 :])
-        if not 0 < weight <= self._largest_weight:
+        weight, samples, steps, clipped, failed = map(int, total.wide[buffers + 1 :])
+        if not failed and not 0 < weight <= self._largest_weight:
             raise ProtocolError(
                 f"the sites' weights sum to {weight}, out of range for sites of {self._largest_weight / 2:g} images together at the start: "
                 "a site has grown, or sends what is no update; start a new run"
             )
         update = Update(decode_narrow(total.narrow, self._scale), decode_wide(total.wide[:buffers]).astype(np.float32), float(weight))
-        return Contribution(update, samples, steps, float(decode_wide(total.wide[buffers : buffers + 1])[0]), clipped)
+        return Contribution(update, samples, steps, float(decode_wide(total.wide[buffers : buffers + 1])[0]), clipped, failed)
 
 
 def ring_step(range_: float, total_weight: float) -> float:

@@ -41,20 +41,24 @@ class SiteFinished:
 
 @dataclass(frozen=True)
 class SiteLeftOut:
-    """A site is left out of a round; ``traceback`` is the site's own, empty where the site is just gone."""
+    """A site is left out of a round; round 0: what ended the run, which the run's error does not say in full.
+
+    A run tells the kind of ``reason`` alone. Where the site's images were packed by the one who started the run, the command line and
+    :func:`primia.api.train` put the words and the ``traceback`` of the site's own log in its place.
+    """
 
     round: int
     site: str
     reason: str
-    traceback: str
+    traceback: str = ""
 
 
 @dataclass(frozen=True)
 class RoundFinished:
     """A round is done.
 
-    ``train_loss`` is None where it may not be told (differential privacy); ``validation`` is pooled over the selecting sites, None where
-    it was not due.
+    ``learning_rate`` is that of its start. ``train_loss`` is None where it may not be told (differential privacy); ``validation`` is pooled
+    over the selecting sites, None where it was not due.
     """
 
     round: int

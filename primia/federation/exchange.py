@@ -20,6 +20,7 @@ from safetensors.numpy import load, save
 from primia.config.settings import Settings
 from primia.data.statistics import Normalisation, PixelSums
 from primia.errors import ProtocolError
+from primia.federation.refusals import Kind
 from primia.federation.update import GlobalModel, Update, Vector
 from primia.models.flat import FlatSpec
 from primia.privacy.account import Account
@@ -140,19 +141,31 @@ class TrainingFacts:
 
 @dataclass(frozen=True)
 class SiteFailure:
-    """Why a site is left out.
+    """Why a site is left out. What a site itself says of it is its ``kind``, and ``reason`` the kind's fixed words.
 
-    ``fatal``: going on would not help (a loss that is not finite). ``lost``: its actor did not answer. ``counted``: it is lost after it
-    had delivered, so that its contribution is in the sum. ``spent``: its privacy budget does not allow the round.
+    ``lost``: its actor did not answer. ``counted``: it is lost after it had delivered, so that its contribution is in the sum.
     """
 
     site: str
     reason: str
-    traceback: str = ""
-    fatal: bool = False
+    kind: Kind = Kind.PROTOCOL
     lost: bool = False
     counted: bool = False
-    spent: bool = False
+
+    @classmethod
+    def of(cls, site: str, kind: Kind, *, lost: bool = False) -> SiteFailure:
+        """In the words of its kind."""
+        return cls(site, kind.value, kind, lost)
+
+    @property
+    def fatal(self) -> bool:
+        """Whether going on would not help: a loss that is not finite."""
+        return self.kind.is_fatal
+
+    @property
+    def spent(self) -> bool:
+        """Whether its privacy budget does not allow the round."""
+        return self.kind is Kind.SPENT
 
 
 @dataclass(frozen=True)
@@ -193,12 +206,11 @@ class RoundTask:
 class SiteReport:
     """How a site's local work went. What is only in the sum (secure aggregation) or not told (differential privacy) is None.
 
-    ``learning_rate`` is the last one; ``seconds`` is wall time; ``privacy`` is the site's statement of what it has spent.
+    ``upload_bytes`` follows from the model and the way out alone. ``privacy`` is the site's statement of what it has spent. Neither a time
+    nor a learning rate is told: both follow from the number of steps, and so tell how many images the site has.
     """
 
     site: str
-    learning_rate: float
-    seconds: float
     upload_bytes: int
     samples: int | None = None
     steps: int | None = None
@@ -210,7 +222,7 @@ class SiteReport:
 class Contribution:
     """A site's part of a round, or a sum of parts: the update, images seen, steps made, the sum of losses over images.
 
-    ``clipped``: parameters beyond the range of secure aggregation.
+    ``clipped``: parameters beyond the range of secure aggregation. ``failed``: sites whose loss is not finite, which add nothing else.
     """
 
     update: Update
@@ -218,6 +230,12 @@ class Contribution:
     steps: int
     loss_sum: float
     clipped: int = 0
+    failed: int = 0
+
+    @classmethod
+    def of_failure(cls, start: GlobalModel) -> Contribution:
+        """That of a site whose loss is not finite."""
+        return cls(Update(np.zeros_like(start.parameters), np.zeros_like(start.buffers), 0.0), 0, 0, 0.0, failed=1)
 
     def __iadd__(self, other: Contribution) -> Contribution:
         """The sum, in the memory of this one's vectors."""
@@ -229,6 +247,7 @@ class Contribution:
             self.steps + other.steps,
             self.loss_sum + other.loss_sum,
             self.clipped + other.clipped,
+            self.failed + other.failed,
         )
 
     def owned(self) -> Contribution:

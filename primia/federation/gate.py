@@ -16,6 +16,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 from primia.errors import PrimiaError, ProtocolError
 from primia.federation.exchange import Charter, HostReply, Session, SiteFailure
 from primia.federation.member import Member
+from primia.federation.site_log import words_of
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -63,7 +64,7 @@ class _Terms:
 class Gate:
     """Holds a host's sites; ``failure`` says what the driver is told of an error."""
 
-    def __init__(self, members: Iterable[Member], failure: Callable[[str, Exception], SiteFailure]) -> None:
+    def __init__(self, members: Iterable[Member], failure: Callable[[Charter, Member, str, Exception], SiteFailure]) -> None:
         self.failure = failure
         self._members = {member.name: member for member in members}
         self._terms: dict[str, _Terms] = {}
@@ -122,8 +123,8 @@ class Entry:
     visit: Visit
     failures: list[SiteFailure] = field(default_factory=list)
 
-    def each(self, step: Callable[[Member], T], catch: tuple[type[Exception], ...] = (PrimiaError,)) -> dict[str, T]:
-        """What each named site of this host gives; errors of other kinds than ``catch`` are raised."""
+    def each(self, step: Callable[[Member], T]) -> dict[str, T]:
+        """What each named site of this host gives; no error of a site is raised, of whatever kind."""
         values: dict[str, T] = {}
         for name in self.visit.sites:
             member = self.gate.member(name)
@@ -131,12 +132,12 @@ class Entry:
                 continue
             try:
                 self.gate.admit(member, self.visit)
-            except PrimiaError as error:
+            except Exception as error:
                 self._leave_out(member, error, "refused")
                 continue
             try:
                 values[name] = step(member)
-            except catch as error:
+            except Exception as error:
                 self._leave_out(member, error, "left out")
         return values
 
@@ -145,9 +146,10 @@ class Entry:
         return HostReply(self.each(step), tuple(self.failures))
 
     def _leave_out(self, member: Member, error: Exception, what: str) -> None:
-        self.failures.append(self.gate.failure(member.name, error))
+        asked = self.visit.purpose if self.visit.round is None else f"{self.visit.purpose} of round {self.visit.round}"
+        self.failures.append(self.gate.failure(self.visit.charter, member, asked, error))
         with suppress(PrimiaError):  # a log that cannot be written is the failure itself, most likely
-            member.note(self.visit.charter, {**self.visit.event, "outcome": f"{what}: {error}"})
+            member.note(self.visit.charter, {**self.visit.event, "outcome": f"{what}: {words_of(error)}"})
 
 
 class Gated:

@@ -22,9 +22,10 @@ _TYPES = {"int": pa.int64(), "str": pa.string(), "float": pa.float64(), "int | N
 
 @dataclass(frozen=True)
 class HistoryRow:
-    """One site's round; ``status`` is ``ok`` or why it was left out; seconds are wall time, losses means over images.
+    """One site's round; ``status`` is ``ok`` or why it was left out; losses are means over images.
 
-    ``epsilon``: what the site has spent so far.
+    ``learning_rate``: at the start of the round, by the settings. ``seconds``: of a site the wall time until the driver had its answer, of
+    ``all`` the whole round's. ``epsilon``: what the site has spent so far.
 
     What only the sum over sites tells (secure aggregation) is in the row ``all``.
     """

@@ -6,7 +6,6 @@ in every run.
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
@@ -15,11 +14,12 @@ from time import monotonic
 from typing import Any, NamedTuple, Protocol
 
 import ray
-from ray.exceptions import ActorDiedError, GetTimeoutError, RayActorError, RayError
+from ray.exceptions import ActorDiedError, GetTimeoutError, RayActorError, RayError, RayTaskError
 
 from primia.errors import PrimiaError
 from primia.federation.actors import Actors, check_nodes
 from primia.federation.exchange import SiteFailure
+from primia.federation.refusals import Kind
 
 _POLL_S = 0.5
 _RESTART_S = 60.0
@@ -174,12 +174,14 @@ class RayHosts:
             return self._result(reference, deadline), ""
         except GetTimeoutError:
             host.overdue(reference)
-            return None, f"not ready after {self._deadline_s:g} s (federation.round_deadline)"
+            return None, f"{Kind.LATE.value}: {self._deadline_s:g} s (federation.round_deadline)"
         except RayActorError:
             host.lose()
             return None, "its actor died; it comes back from its shard"
+        except RayTaskError:  # its words are not for the driver
+            return None, Kind.FAILED.value
         except RayError as error:
-            return None, _first_line(error) + "\n" + traceback.format_exc()
+            return None, _first_line(error)
 
     def _result(self, reference: Any, deadline: float) -> Any:
         while not ray.wait([reference], timeout=_POLL_S)[0]:
@@ -194,8 +196,7 @@ class RayHosts:
 
 
 def _failures(sites: Sequence[str], reason: str) -> tuple[SiteFailure, ...]:
-    line, _, trace = reason.partition("\n")
-    return tuple(SiteFailure(site, line, trace, lost=True) for site in sites)
+    return tuple(SiteFailure(site, reason, Kind.LOST, lost=True) for site in sites)
 
 
 def _first_line(error: Exception) -> str:

@@ -28,11 +28,10 @@ class Listener(Protocol):
 
 
 class LogListener:
-    """Writes ``run.log``: a line for each event; the first failing site's traceback at ERROR, later ones as one line."""
+    """Writes ``run.log``: a line for each event."""
 
     def __init__(self, logger: logging.Logger) -> None:
         self._log = logger
-        self._seen_traceback = False
 
     @singledispatchmethod
     def hear(self, event: Event) -> None:
@@ -47,12 +46,7 @@ class LogListener:
 
     @hear.register
     def _(self, event: SiteLeftOut) -> None:
-        first = bool(event.traceback) and not self._seen_traceback
-        level = logging.ERROR if first else logging.WARNING
-        self._log.log(level, "round %s, site %s: %s", event.round, event.site, event.reason)
-        if first:
-            self._seen_traceback = True
-            self._log.error("traceback of site %s:\n%s", event.site, event.traceback.rstrip())
+        self._log.warning("round %s, site %s: %s", event.round, event.site, event.reason)
 
     @hear.register
     def _(self, event: RoundFinished) -> None:

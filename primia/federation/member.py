@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 
 from primia.data.closed import refuse_box
 from primia.data.statistics import PixelSums
-from primia.errors import ConsentError, DataError, ProtocolError
+from primia.errors import ConsentError, ProtectionError, ProtocolError
 from primia.federation.exchange import Charter
 from primia.federation.journal import Agreements, Journal
 from primia.federation.peers import Peers
+from primia.federation.site_log import FILE, SiteLog
 from primia.federation.sources import BoxedSite, PackedSite, SiteImages, SiteSource
 from primia.files import atomic_text, private_folder
 from primia.privacy.spend import Limit
@@ -70,7 +71,7 @@ class Member:
         grant = box.check_grant(settings.federation.identity)
         grant.check_protection(secure=charter.is_secure, sealed=charter.is_sealed)
         if grant.max_epsilon is not None and not settings.privacy.is_by_site:
-            raise ConsentError(
+            raise ProtectionError(
                 f"the owner of site {self.name!r} allows epsilon = {grant.max_epsilon:g} in all, but this run has privacy.unit = "
                 f"{settings.privacy.unit}, which protects nothing at the site; set privacy.unit = image or patient"
             )
@@ -80,6 +81,12 @@ class Member:
         privacy = self.privacy(charter, steps)
         if privacy:
             privacy.admit(round_, steps)
+
+    def log(self, charter: Charter) -> SiteLog:
+        """The site's own log of errors: in its box, else with what it keeps of the run."""
+        return SiteLog(
+            (self.source.box if isinstance(self.source, BoxedSite) and not charter.settings.run.dry_run else self.folder(charter)) / FILE
+        )
 
     def note(self, charter: Charter, event: Mapping[str, object]) -> None:
         """Append to the box's audit log who did what on this site's data, or, in a dry run, on the mock half of it."""
@@ -105,17 +112,11 @@ class Member:
     def steps(self, charter: Charter) -> int:
         """Optimiser steps of this site in a round of a federation.
 
-        Raises:
-            DataError: the site has fewer training images than a batch.
+        A site of fewer images than a batch makes them one batch. Were it left out instead, a driver that asks with one batch size after
+        the other would learn how many images it has.
         """
         federation, batch_size = charter.settings.federation, charter.settings.training.batch_size
-        units = self.unit_count(charter)
-        if units < batch_size:
-            what = "patients" if charter.settings.privacy.unit == "patient" else "training images"
-            raise DataError(
-                f"site {self.name!r} has fewer {what} than training.batch_size = {batch_size}; lower the batch size or leave the site out"
-            )
-        return federation.sync_every_n_batch or federation.local_epochs * steps_per_epoch(units, batch_size)
+        return federation.sync_every_n_batch or federation.local_epochs * steps_per_epoch(self.unit_count(charter), batch_size)
 
     def units(self, charter: Charter) -> Units:
         """What differential privacy protects and samples: images, or patients."""

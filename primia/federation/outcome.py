@@ -11,12 +11,18 @@ from primia.federation.history import ALL_SITES, HistoryRow
 
 @dataclass
 class Outcome:
-    """What came back in one round; ``has_loss``: losses may be told."""
+    """What came back in one round.
+
+    ``has_loss``: losses may be told. ``learning_rate``: at the start of the round. ``seconds``: from its start until the driver had the
+    answer of a site, which is all that it knows of the site's time.
+    """
 
     has_loss: bool
+    learning_rate: float
     total: Contribution | None = None
     reports: list[SiteReport] = field(default_factory=list)
     failures: list[SiteFailure] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
 
     @property
     def loss(self) -> float | None:
@@ -41,21 +47,21 @@ class Evaluated:
 def history_rows(round_: int, outcome: Outcome, validation: Evaluated | None, seconds: float, model_bytes: int) -> Iterator[HistoryRow]:
     """A row for each site, delivered or left out, and one for all."""
     for report in outcome.reports:
-        row = _site_row(round_, report, model_bytes)
+        row = _site_row(round_, report, outcome, model_bytes)
         yield _with_validation(row, validation.sites.get(report.site) if validation else None)
     yield from (HistoryRow(round_, failure.site, failure.reason) for failure in outcome.failures)
     yield _with_validation(_pooled_row(round_, outcome, seconds, model_bytes), validation.pooled if validation else None)
 
 
-def _site_row(round_: int, report: SiteReport, model_bytes: int) -> HistoryRow:
+def _site_row(round_: int, report: SiteReport, outcome: Outcome, model_bytes: int) -> HistoryRow:
     return HistoryRow(
         round=round_,
         site=report.site,
         samples=report.samples,
         steps=report.steps,
         train_loss=report.loss,
-        learning_rate=report.learning_rate,
-        seconds=report.seconds,
+        learning_rate=outcome.learning_rate,
+        seconds=outcome.seconds[report.site],
         epsilon=float(str(report.privacy["epsilon"])) if report.privacy else None,
         up_bytes=report.upload_bytes,
         down_bytes=model_bytes,
@@ -70,7 +76,7 @@ def _pooled_row(round_: int, outcome: Outcome, seconds: float, model_bytes: int)
         samples=total.samples if total else 0,
         steps=total.steps if total else 0,
         train_loss=outcome.loss,
-        learning_rate=reports[0].learning_rate,
+        learning_rate=outcome.learning_rate,
         seconds=seconds,
         up_bytes=sum(report.upload_bytes for report in reports),
         down_bytes=model_bytes * len(reports),

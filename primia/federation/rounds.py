@@ -20,6 +20,7 @@ from primia.federation.exchange import RoundTask, SiteFailure, SiteReport
 from primia.federation.history import History, write_history
 from primia.federation.outcome import Evaluated, Outcome, history_rows
 from primia.federation.policies import RunPolicies
+from primia.federation.refusals import Kind
 from primia.federation.run_folder import RunFolder
 from primia.federation.run_setup import RunSetup
 from primia.federation.server import build_server_optimizer
@@ -27,6 +28,7 @@ from primia.federation.setup import Prepared
 from primia.federation.stages import decode
 from primia.federation.update import GlobalModel
 from primia.privacy.errors import BudgetSpent
+from primia.training.schedule import learning_rate
 
 
 class RoundLoop:
@@ -117,8 +119,7 @@ class RoundLoop:
             if isinstance(item, SiteFailure) and item.counted:
                 yield Notice("warning", f"{split} of round {model.round}, site {item.site}: lost after it was in the sum: {item.reason}")
             elif isinstance(item, SiteFailure):
-                where = f"{split} of round {model.round} at site {item.site}: {item.reason}"
-                yield from self._leave_out(model.round, replace(item, reason=where), f"left out of {split}: {item.reason}")
+                yield from self._leave_out(model.round, item, f"left out of {split}: {item.reason}")
             else:
                 evaluated[item.site] = item.metrics
 
@@ -131,7 +132,8 @@ class RoundLoop:
         start = perf_counter()
         sites = self._policies.draw.draw(self._setup.training_sites, round_)
         yield RoundStarted(round_, sites)
-        outcome = Outcome(has_loss=not self._privacy.is_on)
+        rate = learning_rate(self._setup.settings.training, (round_ - 1) / self._federation.rounds)
+        outcome = Outcome(has_loss=not self._privacy.is_on, learning_rate=rate)
         yield from self._train(round_, sites, outcome)
         self._demand_quorum(round_, outcome, len(sites))
         self._step(outcome)
@@ -146,7 +148,7 @@ class RoundLoop:
             round=round_,
             rounds=self._federation.rounds,
             train_loss=outcome.loss,
-            learning_rate=outcome.reports[0].learning_rate,
+            learning_rate=rate,
             seconds=seconds,
             validation=validation.pooled if validation else None,
             site_validation=validation.sites if validation else {},
@@ -158,6 +160,7 @@ class RoundLoop:
 
         Raises:
             BudgetSpent: too few sites are left for a sum, since others have spent their privacy.
+            TrainingError: a site's loss is not finite.
         """
         task = RoundTask(
             round=round_,
@@ -176,6 +179,9 @@ class RoundLoop:
                 raise BudgetSpent(f"round {round_}: {error}, others have spent their privacy budget: {spent[0].reason}") from None
             raise
         outcome.total = collected.total
+        if outcome.total and outcome.total.failed:
+            at = f"{outcome.total.failed} of {len(outcome.reports)} sites"
+            raise TrainingError(f"round {round_}, {at}: {Kind.NON_FINITE.value}; the last good checkpoint is kept in {self._folder.path}")
         if outcome.total and outcome.total.clipped:
             yield Notice(
                 "warning",
@@ -184,10 +190,12 @@ class RoundLoop:
         self._count_downloads([report.site for report in outcome.reports], self.state.model)
 
     def _hear(self, round_: int, reports: Iterable[SiteReport | SiteFailure], outcome: Outcome) -> Iterator[Event]:
+        begun = perf_counter()
         for item in reports:
             if isinstance(item, SiteReport):
                 outcome.reports.append(item)
-                yield SiteFinished(round_, item.site, item.loss, item.seconds)
+                outcome.seconds[item.site] = perf_counter() - begun
+                yield SiteFinished(round_, item.site, item.loss, outcome.seconds[item.site])
             elif item.counted:
                 yield Notice("warning", f"round {round_}, site {item.site}: lost after its update was in the sum: {item.reason}")
             else:
@@ -289,9 +297,9 @@ class RoundLoop:
         """Note a site's failure, and tell of it; end the run where going on would not help."""
         fault = {"round": round_, "site": failure.site, "reason": reason}
         self._set_progress(faults=(*self.state.progress.faults, fault))
-        yield SiteLeftOut(round_, failure.site, reason, failure.traceback)
+        yield SiteLeftOut(round_, failure.site, reason)
         if failure.fatal:
-            raise TrainingError(f"{failure.reason}; the last good checkpoint is kept in {self._folder.path}")
+            raise TrainingError(f"round {round_}, site {failure.site}: {reason}; the last good checkpoint is kept in {self._folder.path}")
 
     def _count_downloads(self, sites: Sequence[str], model: GlobalModel) -> None:
         """A site downloads each global model once, whether it trains from it, validates it, or both."""

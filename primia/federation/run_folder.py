@@ -160,7 +160,11 @@ class RunFolder(ResultFolder):
 
     def identity(self) -> str:
         """The run's name, made unique: what sites write into their books; errors as :meth:`fingerprint`."""
-        return f"{self.path.name}#{self._from_data('id')}"
+        return f"{self.path.name}#{self.token()}"
+
+    def token(self) -> str:
+        """The random part of :meth:`identity`; errors as :meth:`fingerprint`."""
+        return self._from_data("id")
 
     def read_summary(self) -> dict[str, object]:
         """Read ``summary.json``.

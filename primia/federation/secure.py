@@ -18,6 +18,7 @@ from primia.federation.collect import (
     SiteEvaluated,
     ToldScores,
     answered,
+    demand_usable,
     joined,
     spent,
 )
@@ -78,6 +79,7 @@ class SecureCollector:
         counts: dict[str, Any] = {}
         for answer in self._hosts.ask("facts", [*inboxes, *others], lambda names: (self._charter, names, _part(inboxes, names))):
             result: HostFacts = answered(answer)
+            demand_usable(result.failures)
             counts |= result.counts
             failures += result.failures
             if isinstance(result.total, RingVector):

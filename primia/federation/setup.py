@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from primia.data.statistics import Normalisation, PixelSums
 from primia.errors import DataError, FederationError
 from primia.federation.collect import CollectedFacts, Collector, PlainCollector
+from primia.federation.draws import draws_of, site_seed
 from primia.federation.exchange import Charter, Session, TrainingFacts
 from primia.federation.history import ALL_SITES
 from primia.federation.hosts import Hosts
@@ -141,7 +142,7 @@ def _learner_spec(setup: RunSetup, facts: TrainingFacts) -> LearnerSpec:
         classes=setup.classes,
         channels=setup.channels,
         image_size=setup.image_size,
-        seed=settings.run.seed,
+        seed=site_seed(settings.run, draws_of(settings.run, RunFolder(setup.folder).token())),
         class_weights=_class_weights(setup.classes, facts.class_counts) if settings.training.class_weights else None,
     )
 

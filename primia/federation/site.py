@@ -7,9 +7,9 @@ masked contributions, the metrics that a site tells of itself, and why a site is
 
 from __future__ import annotations
 
-import traceback
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from primia.data.statistics import Normalisation
-from primia.errors import ConsentError, PrimiaError, TrainingError
+from primia.errors import PrimiaError, ProtectionError, TrainingError
 from primia.federation import visits
 from primia.federation.encoding import EvaluationEncoding, FactsEncoding, UpdateEncoding, rounding_key
 from primia.federation.exchange import (
@@ -43,17 +43,18 @@ from primia.federation.gate import Entry, Gate, Gated, farewell, site_call
 from primia.federation.member import Member
 from primia.federation.outbox import LateOutbox, MaskedOutbox, Outbox, PlainOutbox, SealedOutbox
 from primia.federation.plan import POOLED, SPLITS
+from primia.federation.refusals import kind_of
 from primia.federation.site_state import SiteState
 from primia.federation.sources import SiteSource
 from primia.federation.stages import Stage, build_stages, encode
 from primia.federation.update import GlobalModel, Update
 from primia.federation.work import evaluation_work, training_work
-from primia.privacy.errors import BudgetSpent
 from primia.secagg.messages import Roster, Task
 from primia.training.evaluation import Evaluation
 from primia.training.learner import Learner, LocalResult, LocalWork
 
 if TYPE_CHECKING:
+    from primia.data.shard import Dataset
     from primia.privacy.sampling import Units
     from primia.privacy.site import SitePrivacy
 
@@ -75,18 +76,19 @@ class SiteHost(Gated):
 
     @site_call(visits.facts)
     def facts(self, entry: Entry, charter: Charter, sites: Sequence[str], inboxes: Mapping[str, Inbox]) -> HostFacts:
-        """Facts on each named site; one that may not tell them is left out, any other fault is raised."""
+        """Facts on each named site; one that may not or cannot tell them is left out."""
         encoding = FactsEncoding(len(charter.classes), charter.channels)
         outbox: Any = PlainOutbox()
         if inboxes:
             outbox = MaskedOutbox(charter, "facts", inboxes, facts_terms(charter), lambda facts, _: encoding.encode(facts))
 
         def step(member: Member) -> dict[str, Any]:
+            told = _told_counts(charter, member)
             if not charter.is_secure or member.name in inboxes:
                 outbox.put(member, _training_facts(charter, member))
-            return _told_counts(charter, member)
+            return told
 
-        counts = entry.each(step, catch=(ConsentError, BudgetSpent))
+        counts = entry.each(step)
         return HostFacts(outbox.total, tuple(counts), counts, tuple(entry.failures))
 
     @site_call(visits.train)
@@ -94,7 +96,7 @@ class SiteHost(Gated):
         """Local work of each named site from ``start``; a site that fails is reported and the others go on."""
         digest = cache(lambda: model_digest(start))
         outbox = LateOutbox(lambda: self._update_outbox(session, task, digest))
-        reports = entry.each(lambda member: self._train_site(session, task, member, start, digest, outbox), catch=(Exception,))
+        reports = entry.each(lambda member: self._train_site(session, task, member, start, digest, outbox))
         return HostResult(outbox.total, tuple(reports.values()), tuple(entry.failures), outbox.sealed)
 
     @site_call(visits.evaluate)
@@ -119,7 +121,7 @@ class SiteHost(Gated):
         def step(member: Member) -> Metrics | None:
             is_masked, normalisation = member.name in inboxes, _normalisation(session, member)
             if charter.keeps_evaluations and not is_masked:
-                raise ConsentError(
+                raise ProtectionError(
                     f"site {member.name!r} alone has {split} images, so a sum would be its own; set "
                     "secure_aggregation.site_metrics = yes if it may be told"
                 )
@@ -131,7 +133,7 @@ class SiteHost(Gated):
                 outbox.put(member, evaluation, evaluation_work(session, split, normalisation, digest()) if is_masked else "")
             return told
 
-        told = entry.each(step, catch=(Exception,))
+        told = entry.each(step)
         metrics = {name: value for name, value in told.items() if value is not None}
         return HostEvaluation(outbox.total, tuple(told), metrics, tuple(entry.failures))
 
@@ -173,7 +175,7 @@ class SiteHost(Gated):
         if not charter.is_secure:
             return PlainOutbox(lambda contribution: contribution.update.nbytes)
         encoding = UpdateEncoding(flat.parameter_count, flat.buffer_count, session.total_weight, task.range)
-        seed = charter.settings.run.seed
+        seed = session.learner.seed
         terms = round_terms(session, task, digest())
         return MaskedOutbox(
             charter, "train", task.inboxes, terms, lambda value, site: encoding.encode(value, rounding_key(seed, site, task.round))
@@ -193,9 +195,12 @@ class SiteHost(Gated):
         state.load_model(learner, start)
         state.load_optimizer(learner, task.round - 1)
         work = LocalWork(member.name, task.round, task.rounds, (task.round - 1) * steps, steps, _normalisation(session, member))
-        result = learner.train(data, work)
-        state.save(learner, task.round, keep=task.keep)
-        contribution = self._contribution(session, learner, result, float(member.unit_count(charter)), start)
+        result = _trained(charter, member, learner, data, work)
+        if result:
+            state.save(learner, task.round, keep=task.keep)
+            contribution = self._contribution(session, learner, result, float(member.unit_count(charter)), start)
+        else:
+            contribution = Contribution.of_failure(start)
         # Before anything leaves: no use of the data goes unrecorded, and no privacy is spent without an account.
         event = {"purpose": "train", "round": task.round, "images": len(data), "steps": steps, "outcome": "delivers"}
         statement: Mapping[str, object] | None = None
@@ -285,17 +290,27 @@ def _normalisation(session: Session, member: Member) -> Normalisation:
     return member.images(session.charter).pixels.normalisation() if own else session.normalisation
 
 
-def _report(charter: Charter, member: Member, result: LocalResult, size: int, privacy: Mapping[str, object] | None) -> SiteReport:
-    report = SiteReport(member.name, result.learning_rate, result.seconds, size, privacy=privacy)
-    if charter.is_secure:
+def _trained(charter: Charter, member: Member, learner: Learner, data: Dataset, work: LocalWork) -> LocalResult | None:
+    """The site's work; None where its loss is not finite and that goes into the sum: said of the site it would tell of its steps."""
+    try:
+        return learner.train(data, work)
+    except TrainingError as error:
+        if not charter.is_secure:
+            raise
+        _failure(charter, member, f"train of round {work.round}", error)
+        return None
+
+
+def _report(charter: Charter, member: Member, result: LocalResult | None, size: int, privacy: Mapping[str, object] | None) -> SiteReport:
+    report = SiteReport(member.name, size, privacy=privacy)
+    if charter.is_secure or result is None:
         return report
     loss = None if charter.settings.privacy.is_on else result.loss
     return replace(report, samples=result.samples, steps=result.steps, loss=loss)
 
 
-def _failure(site: str, error: Exception) -> SiteFailure:
-    if isinstance(error, TrainingError):
-        return SiteFailure(site, str(error), fatal=True)
-    if isinstance(error, PrimiaError):
-        return SiteFailure(site, str(error), spent=isinstance(error, BudgetSpent))
-    return SiteFailure(site, f"{type(error).__name__}: {error}", traceback.format_exc())
+def _failure(charter: Charter, member: Member, asked: str, error: Exception) -> SiteFailure:
+    """Its kind for the driver; the words stay in the site's own log."""
+    with suppress(OSError, PrimiaError):
+        member.log(charter).write(asked, error)
+    return SiteFailure.of(member.name, kind_of(error))

@@ -7,9 +7,11 @@ from collections.abc import Mapping
 from importlib.metadata import version
 
 from primia.federation.checkpoint import RunState
+from primia.federation.draws import draws_of
 from primia.federation.outcome import Evaluated
 from primia.federation.plan import POOLED
 from primia.federation.privacy_summary import privacy_summary
+from primia.federation.run_folder import RunFolder
 from primia.federation.run_setup import RunSetup
 from primia.federation.setup import Prepared
 
@@ -35,6 +37,7 @@ def build_summary(setup: RunSetup, prepared: Prepared, state: RunState, tested: 
         "name": setup.folder.name,
         "mode": settings.run.mode,
         "seed": settings.run.seed,
+        "repeat": draws_of(settings.run, RunFolder(setup.folder).token()),
         "device": setup.device,
         "status": status,
         "rounds": state.model.round,

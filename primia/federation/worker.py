@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 
-from primia.errors import ProtocolError
+from primia.errors import ConfigError, ModelError, ProtocolError
+from primia.federation.refusals import Kind
 
 if TYPE_CHECKING:
     from primia.federation.sources import SiteSource
@@ -41,6 +42,8 @@ class FederatedWorker:
     def call(self, method: str, *arguments: object) -> Any:
         """A call of :class:`SiteHost` by its name.
 
+        What goes wrong at a site is in the answer, without its words; what escapes is a bug, or follows from the settings alone.
+
         Raises:
             ProtocolError: no such call; nothing else of the host can be reached.
         """
@@ -48,4 +51,9 @@ class FederatedWorker:
 
         if method not in CALLS:
             raise ProtocolError(f"{method!r} is no call of a site; calls: {', '.join(sorted(CALLS))}")
-        return getattr(self._host, method)(*arguments)
+        try:
+            return getattr(self._host, method)(*arguments)
+        except (ConfigError, ModelError):
+            raise
+        except Exception:
+            raise RuntimeError(Kind.FAILED.value) from None

@@ -24,6 +24,7 @@ _FREE_SETTINGS = frozenset(
         "run.mode",
         "run.site",
         "run.seed",
+        "run.repeat",
         "run.keep_checkpoints",
         "data.path",
         "data.cache",

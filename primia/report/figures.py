@@ -68,7 +68,7 @@ def training_curves(rounds: Sequence[RoundResult], best_round: int) -> str:
 
 
 def learning_rate_curve(rounds: Sequence[RoundResult]) -> str | None:
-    """Learning rate at the end of each round; None where it never changes."""
+    """Learning rate at the start of each round; None where it never changes."""
     rates = [(item.round, item.learning_rate) for item in rounds if item.learning_rate]
     values = [rate for _, rate in rates]
     if len(set(values)) < 2:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import secrets
 import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -145,7 +146,7 @@ class SweepFolder(ResultFolder):
         except OSError as error:
             raise RunError(f"cannot make sweep folder {path}: {error.strerror}; give another --output") from None
         atomic_text(folder.config, dump_config(settings))
-        atomic_text(folder.data, json.dumps({"fingerprint": fingerprint}))
+        atomic_text(folder.data, json.dumps({"fingerprint": fingerprint, "id": secrets.token_hex(4)}))
         atomic_text(folder.known, known)
         folder.write_records([])  # at last: with it the folder is one that can be gone on with
         return folder
@@ -162,6 +163,13 @@ class SweepFolder(ResultFolder):
             raise RunError(f"{path} is not a sweep folder: it has no {folder.config.name} or no {folder.table.name}")
         folder.check()
         return folder
+
+    def identity(self) -> str:
+        """What makes the random choices of its trials' sites its own; empty for a sweep of a version that gave it none."""
+        try:
+            return str(read_json(self.data).get("id", ""))
+        except FileNotFoundError:
+            return ""
 
     @staticmethod
     def is_sweep(path: Path) -> bool:

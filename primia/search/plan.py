@@ -16,6 +16,9 @@ from primia.search.folder import SweepFolder
 from primia.search.records import TrialRecord, Value
 from primia.search.space import Space
 
+_SWEEP_PART = 48
+"""Letters of a sweep's identity in those of its trials, which are limited to 64."""
+
 
 @dataclass(frozen=True)
 class Assignment:
@@ -87,9 +90,17 @@ class SweepPlan:
             ConfigError: the values contradict each other.
         """
         settings = self.space.settings(parameters)
-        run = settings.run.model_copy(update={"output": self.folder.trials, "name": name})
+        run = settings.run.model_copy(update={"output": self.folder.trials, "name": name, "repeat": self._repeat(name)})
         resources = settings.resources.model_copy(update=self._resolved_resources(parameters))
         return settings.model_copy(update={"run": run, "resources": resources})
+
+    def _repeat(self, name: str) -> str:
+        """What a trial's sites draw is the trial's own, and the same when it, or a sweep of the same ``run.repeat``, is run again.
+
+        The trial's number is the beginning of its folder's name.
+        """
+        sweep = self.space.base.run.repeat or self.folder.identity()
+        return f"{sweep[:_SWEEP_PART]}-{name.partition('-')[0]}" if sweep else ""
 
     def _resolved_resources(self, parameters: Mapping[str, Value]) -> dict[str, object]:
         return {key: value for key, value in self.resources if f"resources.{key}" not in parameters}

@@ -85,7 +85,7 @@ def _best_ini(folder: SweepFolder, best: TrialRecord, base: Settings) -> str:
     if settings.privacy.is_on:
         head += ".\n# Training it again spends privacy again, and gives another value: what is drawn, and the noise, are secret."
     else:
-        head += " at equal seed, threads and actors."
+        head += " at equal seed, run.repeat, threads and actors."
     if best.cause:
         head += f"\n# It {best.cause}, so these settings alone need not reach that."
     return f"{head}\n{dump_config(settings.model_copy(update={'run': run}))}"

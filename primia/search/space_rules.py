@@ -23,6 +23,7 @@ _FOLDERS = "every trial has a folder of its own within the sweep's"
 _REFUSED = {
     "run.name": _FOLDERS,
     "run.output": _FOLDERS,
+    "run.repeat": "what sites draw is every trial's own",
     "run.dry_run": "trials are compared on the same images",
     "data.path": "trials are compared on the same images",
     "data.cache": "it is only where shards are kept",

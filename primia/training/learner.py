@@ -18,6 +18,7 @@ from primia.data.augmentation import Augmentation
 from primia.data.randomness import stream
 from primia.data.shard import Dataset
 from primia.data.statistics import Normalisation
+from primia.errors import DataError
 from primia.models.flat import FlatSpec, Vector
 from primia.models.registry import build_model
 from primia.training.batches import batches
@@ -118,6 +119,7 @@ class Learner:
 
         Raises:
             NonFiniteLoss: names site, round and batch.
+            DataError: there is one image where BatchNorm needs more.
         """
         start = perf_counter()
         anchors = self._begin()
@@ -175,7 +177,12 @@ class Learner:
 
     def _step(self, images: Tensor, labels: Tensor, anchors: Sequence[Tensor]) -> float:
         self._optimizer.zero_grad(set_to_none=True)
-        loss = self._loss(images, labels, "mean")
+        try:
+            loss = self._loss(images, labels, "mean")
+        except ValueError as error:
+            if len(labels) > 1:
+                raise
+            raise DataError("BatchNorm needs more than one image a batch, and there is one; set model.normalisation = group") from error
         torch.autograd.backward(loss)
         if anchors:
             self._pull_towards(anchors)

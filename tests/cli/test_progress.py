@@ -51,6 +51,10 @@ def test_the_first_traceback_is_shown_and_later_ones_are_a_line() -> None:
     assert "warning round 2, site b: bang" in text and "Traceback [y]" not in text
 
 
+def test_what_ends_a_run_is_of_no_round() -> None:
+    assert "warning site a: x.arrow: damaged" in shown(SiteLeftOut(0, "a", "x.arrow: damaged"))
+
+
 def test_names_are_never_markup() -> None:
     text = shown(Notice("warning", "file [red]x[/red].png"), SiteLeftOut(1, "[bold]a", "[link]", ""))
     assert "file [red]x[/red].png" in text and "[bold]a: [link]" in text

@@ -10,16 +10,20 @@ import pytest
 
 from primia.config.settings import DataSettings, Settings
 from primia.data.federation import FederatedData, prepare
+from primia.federation import site as site_module
 from primia.federation.boxes import create_boxes, federated_data
 from primia.federation.exchange import RoundTask, SiteFailure
 from primia.federation.hosts import Answer, Arguments
+from primia.federation.refusals import kind_of
 from primia.federation.run_folder import RunFolder
 from primia.federation.run_setup import RunSetup
 from primia.federation.site import SiteHost
 from primia.federation.site_box import SiteBox
+from primia.federation.site_log import SiteLog
 from primia.federation.sources import SiteSource
 
 TINY = {
+    "run": {"repeat": "tests"},  # so that runs of one seed compare
     "data": {"source": "demo", "demo_images": 36, "image_size": 16, "sites": 3, "validation_fraction": 0.25, "test_fraction": 0.25},
     "training": {"batch_size": 4, "optimizer": "sgd", "learning_rate": 0.05},
     "federation": {"rounds": 4},
@@ -69,6 +73,27 @@ class InProcessHosts:
                 self.lost.remove((method, name))
                 return True
         return False
+
+
+@pytest.fixture
+def spoken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sites say why they refuse, in full: what is tested is which condition a call fails by."""
+
+    def failure(charter: object, member: Any, asked: str, error: Exception) -> SiteFailure:
+        return SiteFailure(member.name, str(error), kind_of(error))
+
+    monkeypatch.setattr(site_module, "_failure", failure)
+
+
+@pytest.fixture
+def words() -> Callable[..., str]:
+    """What a site's own log last said: of a site with a box where the box is given."""
+
+    def read(setup: RunSetup, site: str, box: Path | None = None) -> str:
+        entry = SiteLog((box or RunFolder(setup.folder).sites / site) / "errors.log").last()
+        return f"{entry.words}\n{entry.traceback}" if entry else ""
+
+    return read
 
 
 @pytest.fixture(scope="session")

@@ -21,6 +21,8 @@ from primia.secagg.identity import Identity
 from primia.secagg.messages import Roster, Task
 from primia.secagg.ring import Layout
 
+pytestmark = pytest.mark.usefixtures("spoken")
+
 DRIVER = Identity.generate("demo@primia.example")
 FEDERATION = "demo@primia.example"
 ASKING = sorted(CALLS - {"leave"})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from primia.federation.checkpoint import Checkpoints, RunState
 from primia.federation.driver import run_federation
 from primia.federation.events import Event, Notice, RoundFinished, RunFinished, SiteFinished, SiteLeftOut
 from primia.federation.plan import assign_hosts
+from primia.federation.refusals import Kind
 from primia.federation.rounds import RoundLoop
 from primia.federation.run_folder import RunFolder
 from primia.federation.run_setup import RunSetup
@@ -33,6 +35,7 @@ DP = {"unit": "image", "target_epsilon": 8.0, "delta": 0.01, "accountant": "rdp"
 BASE = {"model": {"normalisation": "group"}, "federation": {"rounds": 2}}
 Make = Callable[..., RunSetup]
 MakeHosts = Callable[..., object]
+Words = Callable[..., str]
 
 
 def hosts_of(setup: RunSetup, make_hosts: MakeHosts, **options: object):  # type: ignore[no-untyped-def]
@@ -86,7 +89,9 @@ def test_the_last_model_is_taken_where_private_images_may_not_choose(make_setup:
     assert finished.summary["best_round"] == 1 + int(np.argmax(scores))
 
 
-def test_a_round_that_is_trained_again_costs_again_and_the_target_still_holds(make_setup: Make, make_hosts: MakeHosts) -> None:
+def test_a_round_that_is_trained_again_costs_again_and_the_target_still_holds(
+    make_setup: Make, make_hosts: MakeHosts, words: Words
+) -> None:
     """The checkpoint of round 1 is lost after its updates left; the resumed run has no budget left for round 2."""
     setup = make_setup(**BASE, privacy=DP)
     hosts = hosts_of(setup, make_hosts)
@@ -100,8 +105,9 @@ def test_a_round_that_is_trained_again_costs_again_and_the_target_still_holds(ma
     assert finished.summary["rounds"] == finished.summary["best_round"] == 1
     assert any("stopped after round 1" in event.text for event in events if isinstance(event, Notice))
     refusals = [event.reason for event in events if isinstance(event, SiteLeftOut)]
-    assert refusals and all("above privacy.target_epsilon = 8" in reason for reason in refusals)
+    assert refusals and set(refusals) == {Kind.SPENT.value}
     for name in setup.training_sites:
+        assert "above privacy.target_epsilon = 8" in words(setup, name)
         charges = ledger(setup, name).charges(FEDERATION)
         assert [charge.round for charge in charges] == [1, 1]
         assert epsilon([charge.spend for charge in charges], 0.01, "rdp") <= 8
@@ -121,11 +127,12 @@ def test_a_site_without_budget_stops_and_the_others_go_on(make_setup: Make, make
     assert [(event.round, event.site) for event in events if isinstance(event, SiteLeftOut)] == [(2, poor)]
 
 
-def test_a_target_that_cannot_be_met_says_what_could(make_setup: Make, make_hosts: MakeHosts) -> None:
+def test_a_target_that_cannot_be_met_says_what_could(make_setup: Make, make_hosts: MakeHosts, words: Words) -> None:
     """Statistics alone cost more than the target."""
     setup = make_setup(**BASE, privacy=DP | {"target_epsilon": 0.5, "statistics": "noisy", "statistics_noise": 1.0})
-    with pytest.raises(PrivacyError, match=r"target_epsilon = 0.5 cannot be met .* set privacy.target_epsilon = \d"):
+    with pytest.raises(PrivacyError, match=r"site 'site-1': privacy.target_epsilon cannot be met; raise it"):
         prepare_run(setup, hosts_of(setup, make_hosts), DRIVER)
+    assert re.search(r"target_epsilon = 0.5 cannot be met .* set privacy.target_epsilon = \d", words(setup, "site-1"))
 
 
 def test_patients_are_protected_as_wholes(make_setup: Make, make_hosts: MakeHosts) -> None:
@@ -216,7 +223,7 @@ def paid_by(account: Account) -> dict[str, list[Spend]]:
 
 @pytest.mark.parametrize("privacy", [NOISE, WHOLE_SITES], ids=["image", "site"])
 def test_runs_of_one_account_share_ledgers_and_limit(
-    make_setup: Make, make_hosts: MakeHosts, tmp_path: Path, privacy: dict[str, object]
+    make_setup: Make, make_hosts: MakeHosts, words: Words, tmp_path: Path, privacy: dict[str, object]
 ) -> None:
     """One whole run and one round of the next fit; a third cannot begin. No run's own folder has a ledger."""
     sections = BASE | {"federation": {"rounds": 2, "weighting": "uniform"}, "privacy": privacy}
@@ -235,7 +242,11 @@ def test_runs_of_one_account_share_ledgers_and_limit(
     second = of_account("second", limit)
     finished, events = finish(second, hosts_of(second, make_hosts))
     assert (finished.status, finished.summary["rounds"]) == ("stopped", 1)
-    said = [event.text if isinstance(event, Notice) else event.reason for event in events if isinstance(event, Notice | SiteLeftOut)]
+    said = [
+        event.text if isinstance(event, Notice) else words(second, event.site)
+        for event in events
+        if isinstance(event, Notice | SiteLeftOut)
+    ]
     assert any("the limit of the search (search.max_epsilon)" in text for text in said)
     third = of_account("third", limit)
     with pytest.raises(BudgetSpent, match="no round can be trained"):
@@ -247,7 +258,9 @@ def test_runs_of_one_account_share_ledgers_and_limit(
         assert statement["epsilon"] < statement["epsilon_all_runs"] == total(paid[name if privacy is NOISE else "account"])
 
 
-def test_what_protects_others_cannot_be_added_up_in_one_account(make_setup: Make, make_hosts: MakeHosts, tmp_path: Path) -> None:
+def test_what_protects_others_cannot_be_added_up_in_one_account(
+    make_setup: Make, make_hosts: MakeHosts, words: Words, tmp_path: Path
+) -> None:
     images, patients = (
         replace(
             make_setup(unit, **BASE | {"federation": {"rounds": 1}, "training": {"batch_size": 2}, "privacy": {**NOISE, "unit": unit}}),
@@ -258,7 +271,8 @@ def test_what_protects_others_cannot_be_added_up_in_one_account(make_setup: Make
     assert finish(images, hosts_of(images, make_hosts))[0].status == "complete"
     with pytest.raises(BudgetSpent):
         finish(patients, hosts_of(patients, make_hosts))
-    assert "protected another unit than patient" in RunFolder(patients.folder).log.read_text()
+    assert Kind.SPENT.value in RunFolder(patients.folder).log.read_text()
+    assert "protected another unit than patient" in words(patients, "site-1")
 
 
 def test_plain_runs_say_that_nothing_is_private(make_setup: Make, make_hosts: MakeHosts) -> None:

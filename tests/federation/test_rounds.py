@@ -8,11 +8,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from primia.errors import DataError, FederationError, TrainingError
+from primia.errors import FederationError, TrainingError
 from primia.federation.checkpoint import Checkpoints, RunState
 from primia.federation.driver import run_federation
 from primia.federation.events import Event, Notice, RoundFinished, RunFinished, SiteFinished, SiteLeftOut
 from primia.federation.plan import assign_hosts
+from primia.federation.refusals import Kind
 from primia.federation.rounds import RoundLoop
 from primia.federation.run_folder import RunFolder
 from primia.federation.run_setup import RunSetup
@@ -24,6 +25,7 @@ DRIVER = Identity.generate("demo@primia.example")
 PLAIN = {"secure_aggregation": {"enabled": False, "seal": False}}
 Make = Callable[..., RunSetup]
 MakeHosts = Callable[..., object]
+Words = Callable[..., str]
 
 
 def run(setup: RunSetup, hosts, until: int | None = None) -> tuple[RunState, list[Event]]:  # type: ignore[no-untyped-def]
@@ -109,7 +111,7 @@ def test_a_lost_site_is_left_out_of_its_round_and_takes_part_in_the_next(make_se
     assert [(event.round, event.site, event.reason) for event in events if isinstance(event, SiteLeftOut)] == [(2, name, "its actor died")]
     assert state.model.round == 4
     assert state.progress.faults == ({"round": 2, "site": name, "reason": "its actor died"},)
-    vector = 4 * state.model.parameters.size + 8 * (state.model.buffers.size + 5)
+    vector = 4 * state.model.parameters.size + 8 * (state.model.buffers.size + 6)
     assert 0 <= state.progress.up_bytes[name] - 3 * vector <= 3 * 8  # padding
     assert 0 <= state.progress.up_bytes[setup.training_sites[0]] - 4 * vector <= 4 * 8
 
@@ -123,14 +125,15 @@ def test_below_the_quorum_the_run_stops_and_says_how_to_go_on(make_setup: Make, 
     assert equal(state.model, run(whole, one_each(whole, make_hosts))[0].model)
 
 
-def test_a_site_that_raises_is_left_out_with_its_traceback(make_setup: Make, make_hosts: MakeHosts) -> None:
+def test_a_site_that_raises_is_left_out_and_keeps_its_words(make_setup: Make, make_hosts: MakeHosts, words: Words) -> None:
     setup = make_setup(federation={"rounds": 1})
-    hosts = one_each(setup, make_hosts)
+    hosts, name = one_each(setup, make_hosts), setup.training_sites[2]
     hosts.hosts[2]._state = None
     _, events = run(setup, hosts)
-    (left_out,) = [event for event in events if isinstance(event, SiteLeftOut) and event.traceback and "validation" not in event.reason]
-    assert left_out.site == setup.training_sites[2]
-    assert "TypeError" in left_out.reason and "Traceback" in left_out.traceback
+    left_out = [event for event in events if isinstance(event, SiteLeftOut)]
+    assert {event.site for event in left_out} == {name}
+    assert {event.reason.removeprefix("left out of validation: ") for event in left_out} == {Kind.FAILED.value}
+    assert "TypeError" in words(setup, name) and "Traceback" in words(setup, name)
 
 
 def test_secure_and_plain_runs_give_the_same_model_up_to_the_rounding(make_setup: Make, make_hosts: MakeHosts) -> None:
@@ -219,17 +222,29 @@ def test_an_evaluation_that_loses_a_site_begins_anew_before_anything_is_opened(m
     assert opened == ["evaluate", "advertise", "share", "evaluate", "confirm", "unmask"]
 
 
-def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_checkpoint(make_setup: Make, make_hosts: MakeHosts) -> None:
+def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_checkpoint(
+    make_setup: Make, make_hosts: MakeHosts, words: Words
+) -> None:
     setup = make_setup(training={"learning_rate": 1e30})
-    with pytest.raises(TrainingError, match=r"site .*round 1.*batch"):
+    with pytest.raises(TrainingError, match=r"round 1, 3 of 3 sites: the loss is no longer finite"):
         run(setup, one_each(setup, make_hosts))
     assert Checkpoints(RunFolder(setup.folder).checkpoints, 2).rounds() == [0]
+    assert "batch" in words(setup, "site-1")
 
 
-def test_a_site_smaller_than_a_batch_is_refused(make_setup: Make, make_hosts: MakeHosts) -> None:
-    setup = make_setup(training={"batch_size": 500})
-    with pytest.raises(DataError, match=r"site 'site-.' has fewer training images than training.batch_size = 500"):
-        run(setup, one_each(setup, make_hosts))
+@pytest.mark.parametrize("privacy", [{}, {"unit": "image", "noise_multiplier": 1.0, "delta": 0.01, "accountant": "rdp"}])
+@pytest.mark.parametrize("mode", ["federated", "pooled", "local"])
+def test_sites_smaller_than_a_batch_train_on_all_their_images(
+    make_setup: Make, make_hosts: MakeHosts, mode: str, privacy: dict[str, object]
+) -> None:
+    """Left out, they would tell a driver that asks with other batch sizes how many images they have."""
+    rest = {"model": {"normalisation": "group"}, "privacy": privacy} if privacy else {}
+    run_settings = {"mode": mode, "site": "site-1" if mode == "local" else ""}
+    setup = make_setup(training={"batch_size": 500}, federation={"rounds": 2}, run=run_settings, **rest)
+    hosts = one_each(setup, make_hosts)
+    assert prepare_run(setup, hosts, DRIVER).steps == 3, "one each"
+    state, events = run(setup, hosts)
+    assert state.model.round == 2 and not [event for event in events if isinstance(event, SiteLeftOut)]
 
 
 def test_early_stopping_ends_the_run(make_setup: Make, make_hosts: MakeHosts) -> None:

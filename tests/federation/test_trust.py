@@ -16,6 +16,7 @@ from primia.federation.events import Event, SiteLeftOut
 from primia.federation.exchange import RoundTask, Session
 from primia.federation.hosts import Arguments
 from primia.federation.plan import assign_hosts
+from primia.federation.refusals import Kind
 from primia.federation.rounds import RoundLoop
 from primia.federation.run_folder import RunFolder
 from primia.federation.run_setup import RunSetup
@@ -30,6 +31,7 @@ DRIVER = Identity.generate("demo@primia.example")
 FEDERATION = "demo@primia.example"
 Make = Callable[..., RunSetup]
 MakeHosts = Callable[..., Any]
+Words = Callable[..., str]
 
 
 def loop_of(setup: RunSetup, hosts: Any, state: RunState | None = None) -> RoundLoop:
@@ -64,7 +66,9 @@ def change_for_others(hosts: Any, kept: str, change: Callable[[object], object])
     ],
     ids=["scale", "range", "dead model"],
 )
-def test_sites_that_are_told_other_terms_mask_nothing(make_setup: Make, make_hosts: MakeHosts, change: Callable[[object], object]) -> None:
+def test_sites_that_are_told_other_terms_mask_nothing(
+    make_setup: Make, make_hosts: MakeHosts, words: Words, change: Callable[[object], object]
+) -> None:
     """Otherwise the sum would be the one honest site's update."""
     setup = make_setup(federation={"rounds": 1, "quorum": 0.1})
     hosts = one_each(setup, make_hosts)
@@ -73,17 +77,19 @@ def test_sites_that_are_told_other_terms_mask_nothing(make_setup: Make, make_hos
     with pytest.raises(FederationError, match="1 of 3 sites"):
         for event in loop.run():
             events.append(event)
-    reasons = [event.reason for event in events if isinstance(event, SiteLeftOut)]
-    assert len(reasons) == 2 and all("another model or other settings than its task is about" in reason for reason in reasons)
+    left_out = [event for event in events if isinstance(event, SiteLeftOut)]
+    assert [event.reason for event in left_out] == [Kind.PROTOCOL.value] * 2
+    assert all("another model or other settings than its task is about" in words(setup, event.site) for event in left_out)
 
 
-def test_a_round_that_was_opened_is_not_opened_again_without_a_site(make_setup: Make, make_hosts: MakeHosts) -> None:
+def test_a_round_that_was_opened_is_not_opened_again_without_a_site(make_setup: Make, make_hosts: MakeHosts, words: Words) -> None:
     """The driver crashes before its checkpoint; a site is gone when it resumes. The two sums would differ by that site's update."""
     setup = make_setup(federation={"rounds": 1})
     list(loop_of(setup, one_each(setup, make_hosts)).run())
     lost = one_each(setup, make_hosts, broken=frozenset({(1, setup.training_sites[2])}))
-    with pytest.raises(FederationError, match=r"train of round 1 was agreed on with other sites before \(site-3 differ\)"):
+    with pytest.raises(FederationError, match="other sites, terms or another model than before"):
         list(loop_of(setup, lost).run())
+    assert "train of round 1 was agreed on with other sites before (site-3 differ)" in words(setup, "site-1")
     again = loop_of(setup, one_each(setup, make_hosts))
     list(again.run())
     assert again.state.model.round == 1, "with the same sites it goes on"
@@ -113,15 +119,16 @@ def test_facts_are_told_once_in_a_run(make_setup: Make, make_hosts: MakeHosts) -
     assert again.session == replace(told.session, charter=again.session.charter) and again.class_counts == told.class_counts
 
 
-def test_an_evaluation_that_must_stay_in_a_sum_is_not_given_alone(make_setup: Make, make_hosts: MakeHosts) -> None:
+def test_an_evaluation_that_must_stay_in_a_sum_is_not_given_alone(make_setup: Make, make_hosts: MakeHosts, words: Words) -> None:
     setup = make_setup(federation={"rounds": 1}, secure_aggregation={"site_metrics": False})
     hosts = one_each(setup, make_hosts)
     prepared = prepare_run(setup, hosts, DRIVER)
     result = hosts.hosts[0].evaluate(prepared.session, "validation", [setup.training_sites[0]], prepared.initial, {})
-    assert result.total is None and not result.metrics and "alone has validation images" in result.failures[0].reason
+    assert result.total is None and not result.metrics and result.failures[0].kind is Kind.PROTECTION
+    assert "alone has validation images" in words(setup, setup.training_sites[0])
 
 
-def test_a_site_takes_no_part_in_sums_with_strangers(make_setup: Make, make_hosts: MakeHosts) -> None:
+def test_a_site_takes_no_part_in_sums_with_strangers(make_setup: Make, make_hosts: MakeHosts, words: Words) -> None:
     setup = make_setup(federation={"rounds": 1})
     hosts = one_each(setup, make_hosts)
     prepared = prepare_run(setup, hosts, DRIVER)
@@ -129,7 +136,7 @@ def test_a_site_takes_no_part_in_sums_with_strangers(make_setup: Make, make_host
     task = Task(FEDERATION, ghost.run, 1, "train", ("site-1", "ghost"), 0.6, 0, Layout(1, 1))
     for charter, said in ((prepared.session.charter, "not of this federation"), (ghost, "other terms (run, sites, settings or driver)")):
         reply = hosts.hosts[0].advertise(charter, task, ["site-1"])
-        assert not reply.values and said in reply.failures[0].reason
+        assert not reply.values and reply.failures[0].kind is Kind.PROTOCOL and said in words(setup, "site-1")
 
 
 def private_shards(box: SiteBox) -> PackedSite:
@@ -148,13 +155,14 @@ def test_every_use_of_a_boxs_images_is_in_its_log(make_boxed: Any, make_hosts: M
         assert [purpose for purpose in purposes(box) if purpose in ("facts", "train", "validation")] == ["facts", "train", "validation"]
 
 
-def test_a_cap_on_epsilon_keeps_out_runs_without_privacy(make_boxed: Any, make_hosts: MakeHosts) -> None:
-    setup, _ = make_boxed({"max_epsilon": 2.0})
-    with pytest.raises(FederationError, match=r"allows epsilon = 2 in all, but this run has privacy.unit = none"):
+def test_a_cap_on_epsilon_keeps_out_runs_without_privacy(make_boxed: Any, make_hosts: MakeHosts, words: Words) -> None:
+    setup, boxes = make_boxed({"max_epsilon": 2.0})
+    with pytest.raises(FederationError, match=r"it would be protected less than its owner"):
         prepare_run(setup, one_each(setup, make_hosts), DRIVER)
+    assert "allows epsilon = 2 in all, but this run has privacy.unit = none" in words(setup, "site-1", boxes["site-1"].path)
 
 
-def test_a_cap_that_is_lowered_takes_effect_at_once(make_boxed: Any, make_hosts: MakeHosts) -> None:
+def test_a_cap_that_is_lowered_takes_effect_at_once(make_boxed: Any, make_hosts: MakeHosts, words: Words) -> None:
     privacy = {"unit": "image", "noise_multiplier": 2.0, "accountant": "rdp", "delta": 0.01}
     setup, boxes = make_boxed({"max_epsilon": 50.0}, privacy=privacy, model={"normalisation": "group"}, federation={"rounds": 2})
     loop, events = loop_of(setup, one_each(setup, make_hosts)), list[Event]()
@@ -165,7 +173,8 @@ def test_a_cap_that_is_lowered_takes_effect_at_once(make_boxed: Any, make_hosts:
                 box.grant(FEDERATION, max_epsilon=1e-3)
     reasons = {event.reason for event in events if isinstance(event, SiteLeftOut)}
     assert loop.state.model.round == 1 and loop.status == "stopped"
-    assert reasons and all("the limit of the data's owner" in reason for reason in reasons)
+    assert reasons == {Kind.SPENT.value}
+    assert all("the limit of the data's owner" in words(setup, name, box.path) for name, box in boxes.items())
 
 
 def test_a_run_without_any_budget_says_so(make_boxed: Any, make_hosts: MakeHosts) -> None:
@@ -194,12 +203,13 @@ def test_a_dry_run_needs_no_grant_and_leaves_lines_in_the_log_and_nothing_else(m
         assert not [book for book in books if (box.path / book).exists()]
 
 
-def test_a_dry_run_does_not_touch_private_halves(make_boxed: Any, make_hosts: MakeHosts) -> None:
+def test_a_dry_run_does_not_touch_private_halves(make_boxed: Any, make_hosts: MakeHosts, words: Words) -> None:
     """Damaged ones are not noticed, and a driver that calls it a dry run and points at the private halves gets nothing."""
     setup, boxes = make_boxed(None, run={"dry_run": True})
     lying = replace(setup, sites=tuple(replace(site, source=private_shards(boxes[site.name])) for site in setup.sites))
-    with pytest.raises(FederationError, match="whose owner was not asked"):
+    with pytest.raises(FederationError, match="no training site takes part"):
         prepare_run(lying, one_each(lying, make_hosts), DRIVER)
+    assert "whose owner was not asked" in words(lying, "site-1")
     for box in boxes.values():
         for split in box.splits:
             box.shard(split, dry_run=False).write_text("not to be read")

@@ -29,6 +29,8 @@ from primia.secagg.identity import Identity
 from primia.secagg.messages import Task
 from primia.secagg.ring import Layout
 
+pytestmark = pytest.mark.usefixtures("spoken")
+
 DRIVER = Identity.generate("demo@primia.example")
 SITES = ("site-1", "site-2", "site-3")
 Make = Callable[..., RunSetup]

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 SMALL = [
+    "run.repeat=tests",  # so that runs of one seed compare
     "data.demo_images=60",
     "data.image_size=32",
     "training.batch_size=8",

@@ -19,7 +19,14 @@ from primia.search.records import State, TrialRecord
 pytestmark = pytest.mark.integration
 
 Starter = Callable[..., Any]
-SMALL = ("data.demo_images=60", "data.image_size=32", "training.batch_size=8", "federation.rounds=6", "search.scheduler=none")
+SMALL = (
+    "run.repeat=tests",
+    "data.demo_images=60",
+    "data.image_size=32",
+    "training.batch_size=8",
+    "federation.rounds=6",
+    "search.scheduler=none",
+)
 SPACE = ("search.training.learning_rate=loguniform(1e-3, 1e-1)", "search.augmentation.rotation=quniform(0, 20, 5)")
 
 

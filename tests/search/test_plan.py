@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from primia.config.settings import SearchSettings
+from primia.config.settings import SearchSettings, Settings
 from primia.errors import ConfigError
 from primia.search.plan import SweepPlan
 
@@ -20,8 +20,24 @@ def test_a_trials_settings_are_those_given_with_its_values(make_plan: MakePlan) 
     assert (settings.training.learning_rate, settings.training.momentum) == (0.25, 0.5)
     assert (settings.run.name, settings.run.output, settings.run.seed) == ("0007", plan.path / "trials", 9)
     assert settings.search == SearchSettings(), "a trial searches nothing"
+    assert settings.run.repeat == "tests-0007" and plan.settings("0007-from-003", VALUES).run.repeat == "tests-0007"
     base = plan.space.base
     assert (settings.data, settings.model, settings.federation, settings.privacy) == (base.data, base.model, base.federation, base.privacy)
+
+
+def test_what_sites_draw_is_of_the_sweep_and_the_trial(make_plan: MakePlan) -> None:
+    one, two = make_plan("one", run={"repeat": ""}), make_plan("two", run={"repeat": ""})
+    draws = [plan.settings(name, VALUES).run.repeat for plan in (one, two) for name in ("0001", "0002")]
+    assert len(set(draws)) == 4 and draws[0] == f"{one.folder.identity()}-0001"
+    assert one.settings("0001", VALUES).run.repeat == draws[0], "also when the sweep goes on"
+    long = make_plan("long", run={"repeat": "r" * 64}).settings("12345", VALUES)
+    assert Settings.model_validate(long.model_dump()).run.repeat.endswith("-12345")
+
+
+def test_a_sweep_of_an_earlier_version_has_no_identity(make_plan: MakePlan) -> None:
+    plan = make_plan(run={"repeat": ""})
+    plan.folder.data.write_text('{"fingerprint": "f"}')
+    assert plan.settings("0001", VALUES).run.repeat == ""
 
 
 def test_machines_are_in_numbers_so_that_the_settings_give_the_same_model_elsewhere(make_plan: MakePlan) -> None:

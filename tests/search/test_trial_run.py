@@ -326,8 +326,11 @@ def test_a_record_that_failed_is_repeated_as_it_was_told(make_plan: MakePlan, lo
     assert list(trial(make_plan("other"), local_hosts, record=unheard).told()) == [Told(unheard, 0, is_over=True)]
 
 
-def test_population_based_training_goes_on_from_anothers_model(make_plan: MakePlan, local_hosts: Hosts, tmp_path: Path) -> None:
-    """With the other's settings as well, what comes of it is the other's own model."""
+def test_population_based_training_goes_on_from_anothers_model(
+    make_plan: MakePlan, local_hosts: Hosts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the other's settings and draws as well, what comes of it is the other's own model."""
+    monkeypatch.setattr(SweepPlan, "_repeat", lambda plan, name: "one")
     plan = make_plan(search={"scheduler": "pbt"})
     one, two = trial(plan, local_hosts, 1), trial(plan, local_hosts, 2, SLOW)
     told = one.told()

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from primia.data.shard import Dataset
 from primia.data.statistics import Normalisation
-from primia.errors import TrainingError
+from primia.errors import DataError, TrainingError
 from primia.training.batches import batches
 from primia.training.errors import NonFiniteLoss
 from primia.training.learner import Learner, LocalResult, LocalWork
@@ -247,6 +247,16 @@ def test_a_last_step_that_ruins_the_model_is_noticed(data: Dataset, make_learner
     learner = make_learner(training={"optimizer": "sgd", "learning_rate": 1e38, "weight_decay": 1e3})
     with pytest.raises(NonFiniteLoss, match=r"batch 1 of 1: the model is no longer finite"):
         learner.train(data, make_work(steps=1))
+
+
+def test_one_image_alone_is_too_few_for_batchnorm(
+    make_data: Callable[..., Dataset], make_learner: MakeLearner, make_work: MakeWork
+) -> None:
+    alone = make_data(1, size=32)
+    with pytest.raises(DataError, match=r"needs more than one image .* model.normalisation = group"):
+        make_learner(model={"name": "resnet18"}, image_size=32).train(alone, make_work())
+    grouped = make_learner(model={"name": "resnet18", "normalisation": "group"}, image_size=32)
+    assert grouped.train(alone, make_work()).samples > 0
 
 
 def test_after_a_failure_the_learner_works_on_as_new(data: Dataset, make_learner: MakeLearner, make_work: MakeWork) -> None:
