@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,15 +14,16 @@ from numpy.typing import NDArray
 
 from primia.data.shard import Dataset, JoinedDataset, Shard
 from primia.data.statistics import PixelSums, pixel_sums
-from primia.errors import ConsentError, DataError, ProtocolError
+from primia.errors import DataError, ProtocolError
 from primia.federation.exchange import Charter
 from primia.federation.journal import Journal
 from primia.federation.peers import Peers
 from primia.federation.plan import SPLITS, SitePlan
 from primia.files import atomic_text
+from primia.privacy.delta import check_delta
 from primia.privacy.spend import Limit
 from primia.secagg.identity import Identity, PublicIdentity
-from primia.secagg.messages import Advertisement, Task
+from primia.secagg.messages import Advertisement, Roster, Task
 from primia.secagg.site import SiteRole
 from primia.training.batches import steps_per_epoch
 
@@ -50,6 +51,7 @@ class Member:
 
         Raises:
             ConsentError: the federation is not granted, not any more, or not with so little protection.
+            PrivacyError: delta is too large for the site's images or patients.
         """
         settings = charter.settings
         if settings.run.dry_run:
@@ -59,15 +61,12 @@ class Member:
                 for shard in self.shards(split):
                     check_mock(shard)
         box = self._box(charter)
-        if box is None:
-            return
-        grant = box.check_grant(settings.federation.identity)
-        grant.check_protection(secure=charter.is_secure, sealed=charter.is_sealed)
-        if grant.max_epsilon is not None and not settings.privacy.is_by_site:
-            raise ConsentError(
-                f"the owner of site {self.name!r} allows epsilon = {grant.max_epsilon:g} in all, but this run has privacy.unit = "
-                f"{settings.privacy.unit}, which protects nothing at the site; set privacy.unit = image or patient"
-            )
+        if box is not None:
+            grant = box.check_grant(settings.federation.identity)
+            grant.check_protection(secure=charter.is_secure, sealed=charter.is_sealed)
+            grant.check_unit(settings.privacy.unit)
+        if settings.privacy.is_by_site and self.plan.trains:
+            check_delta(settings.privacy.delta, self.unit_count(charter), unit=settings.privacy.unit, where="(privacy.delta)")
 
     def admit_round(self, charter: Charter, round_: int, steps: int) -> None:
         """Raise :class:`BudgetSpent` where the privacy budget does not allow a round."""
@@ -117,14 +116,9 @@ class Member:
             )
         return federation.sync_every_n_batch or federation.local_epochs * steps_per_epoch(units, batch_size)
 
-    def units(self, charter: Charter) -> Units:
-        """What differential privacy protects and samples: images, or patients."""
-        from primia.privacy.sampling import Units
-
-        privacy = charter.settings.privacy
-        if privacy.unit == "patient":
-            return Units.grouped(self._patients, privacy.views)
-        return Units.images(len(self.dataset("train")), privacy.views)
+    def units(self, privacy: SitePrivacy) -> Units:
+        """What steps sample: the units that ``privacy`` books."""
+        return privacy.units(self._patients)
 
     def unit_count(self, charter: Charter) -> int:
         """Training images, or patients where those are protected: what batches and weights count."""
@@ -143,24 +137,22 @@ class Member:
         settings = charter.settings
         if not settings.privacy.is_by_site:
             return None
-        if charter.id not in self._privacy:
-            from primia.privacy.ledger import Ledger
-            from primia.privacy.site import PrivacyPlan, SitePrivacy
+        from primia.privacy.ledger import Ledger
+        from primia.privacy.site import PrivacyPlan, SitePrivacy
 
-            plan = PrivacyPlan(self.unit_count(charter), settings.training.batch_size, steps, settings.federation.rounds)
-            box, federation = self._box(charter), settings.federation.identity
-            ledger = Ledger(box.ledger if box else _made(charter.ledgers / self.name) / "privacy.jsonl")
-            limit = partial(self._limit, charter)
-            self._privacy[charter.id] = SitePrivacy(settings.privacy, plan, ledger, federation=federation, run=charter.run, limit=limit)
+        plan = PrivacyPlan(self.unit_count(charter), settings.training.batch_size, steps, settings.federation.rounds)
+        box, federation = self._box(charter), settings.federation.identity
+        ledger = Ledger(box.ledger if box else _made(charter.ledgers / self.name) / "privacy.jsonl")
+
+        def limit() -> Limit | None:
+            box = self._box(charter)
+            return box.limit(federation, plan.units) if box else None
+
+        # Made each time: one that is kept could book by other settings than those that are at work.
+        self._privacy[charter.id] = SitePrivacy(
+            settings.privacy, plan, ledger, federation=federation, run=charter.run, limit=limit, account=charter.account
+        )
         return self._privacy[charter.id]
-
-    def _limit(self, charter: Charter) -> Limit | None:
-        """The smaller of the owner's limit, read afresh, and that of the account that the run belongs to."""
-        box = self._box(charter)
-        granted = box.max_epsilon(charter.settings.federation.identity) if box else None
-        owner = None if granted is None else Limit(granted, "the data's owner", "ask the owner for more")
-        limits = [limit for limit in (owner, charter.account and charter.account.limit()) if limit]
-        return min(limits, key=lambda limit: limit.epsilon, default=None)
 
     def has_spent(self, charter: Charter) -> bool:
         """Whether the site has a privacy budget in this run."""
@@ -183,8 +175,7 @@ class Member:
             privacy = self.privacy(charter, self.steps(charter))
             if privacy is None:
                 raise AssertionError("noisy statistics are for private sites")
-            noise = charter.settings.privacy.statistics_noise
-            sums = noisy_sums(self.dataset("train"), self.units(charter), noise, SecureGenerator())
+            sums = noisy_sums(self.dataset("train"), self.units(privacy), privacy.statistics_noise, SecureGenerator())
             privacy.charge_statistics()
             atomic_text(path, json.dumps(sums.tolist()))
         count, *rest = json.loads(path.read_text())
@@ -217,6 +208,7 @@ class Member:
         """
         self.admit(charter)
         self._agree_on_cohort(charter, task)
+        self._check_partners(charter, task.sites, task.sites)
         if task.purpose == "train":
             self.admit_round(charter, task.round, self.steps(charter))
         role = SiteRole(self.identity(charter), task)
@@ -234,9 +226,18 @@ class Member:
         except KeyError:
             raise ProtocolError(f"site {self.name!r} knows of no aggregation for {purpose}: it was restarted since") from None
 
+    def share(self, charter: Charter, purpose: str, roster: Roster) -> dict[str, bytes]:
+        """Sealed shares by recipient, once all who are in the sum are known and wanted."""
+        role = self.role(charter, purpose)
+        self._check_partners(charter, roster.mask_keys, roster.mask_keys)  # before any key is believed
+        messages = role.share(roster, lambda peer: self.pin(charter, peer))
+        self._check_partners(charter, roster.mask_keys, role.group)
+        return messages
+
     def confirm(self, charter: Charter, purpose: str, survivors: Sequence[str]) -> bytes:
         """Sign who delivered, once it is written down that the sum is over these and no others."""
         role = self.role(charter, purpose)
+        self._check_partners(charter, survivors, role.group)
         signature = role.confirm(survivors)
         if not charter.settings.privacy.is_by_site or purpose != "train":  # private training draws anew each time, and pays for it
             self._journal(charter).agree(charter.run, role.task.round, purpose, survivors)
@@ -248,6 +249,12 @@ class Member:
         strangers = set(task.sites) - set(charter.sites)
         if strangers:
             raise ProtocolError(f"site {self.name!r} was asked to aggregate with {sorted(strangers)[0]!r}, which is not of this federation")
+
+    def _check_partners(self, charter: Charter, sites: Collection[str], met: Collection[str]) -> None:
+        """Ask the box whether a masked sum may be over ``sites``; the keys of those ``met`` were compared."""
+        box = self._box(charter)
+        if box:
+            box.check_partners(charter.settings.federation.identity, sites, met)
 
     def _journal(self, charter: Charter) -> Journal:
         if charter.id not in self._journals:

@@ -56,7 +56,7 @@ def _site_row(round_: int, report: SiteReport, model_bytes: int) -> HistoryRow:
         train_loss=report.loss,
         learning_rate=report.learning_rate,
         seconds=report.seconds,
-        epsilon=float(str(report.privacy["epsilon"])) if report.privacy else None,
+        epsilon=float(str(report.privacy["epsilon_spent"])) if report.privacy else None,
         up_bytes=report.upload_bytes,
         down_bytes=model_bytes,
     )

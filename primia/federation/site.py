@@ -134,11 +134,7 @@ class SiteHost:
 
     def share(self, charter: Charter, purpose: str, rosters: Mapping[str, Roster]) -> HostReply:
         """Second step: each site's sealed shares, by recipient."""
-
-        def step(member: Member) -> object:
-            return member.role(charter, purpose).share(rosters[member.name], lambda peer: member.pin(charter, peer))
-
-        return self._each(rosters, step)
+        return self._each(rosters, lambda member: member.share(charter, purpose, rosters[member.name]))
 
     def confirm(self, charter: Charter, purpose: str, sites: Sequence[str], survivors: Sequence[str]) -> HostReply:
         """Fourth step: each site's signature on who delivered."""
@@ -198,7 +194,7 @@ class SiteHost:
         privacy = member.privacy(charter, steps)
         if privacy:
             privacy.admit(task.round, steps)
-            _protect(learner, member.units(charter), privacy)
+            _protect(learner, member.units(privacy), privacy)
         state = self._state(session, member)
         state.load_model(learner, start)
         state.load_optimizer(learner, task.round - 1)
