@@ -129,6 +129,20 @@ class Grant:
         if (known := len(set(met) & set(by_owner))) < self.pinned:
             raise self._bad_sum(f"with {known} other sites that the owner has pinned, but is granted sums with at least {self.pinned}")
 
+    def check_known(self, by_owner: Collection[str]) -> None:
+        """Demand that there can be a masked sum at all: that the owner has pinned somebody, or does not ask for it.
+
+        Raises:
+            ConsentError: too few of those that are wanted are pinned.
+        """
+        known = set(by_owner) & set(self.partners) if self.partners else set(by_owner)
+        least = self.pinned if self.first_contact else max(1, self.pinned)
+        if len(known) < least:
+            raise ConsentError(
+                f"a masked sum needs {least} other site(s) whose keys the owner has pinned, {len(known)} are: primia-ray site pin BOX "
+                "FILE; or grant it with --first-contact, which believes the key first seen under a name"
+            )
+
     def _bad_sum(self, why: str) -> ConsentError:
         return ConsentError(f"federation {self.federation} asks for a masked sum {why}")
 

@@ -65,6 +65,8 @@ class Member:
             grant = box.check_grant(settings.federation.identity)
             grant.check_protection(secure=charter.is_secure, sealed=charter.is_sealed)
             grant.check_unit(settings.privacy.unit)
+            if charter.is_secure:
+                grant.check_known(box.pinned_by_owner())
         if settings.privacy.is_by_site and self.plan.trains:
             check_delta(settings.privacy.delta, self.unit_count(charter), unit=settings.privacy.unit, where="(privacy.delta)")
 

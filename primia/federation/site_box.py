@@ -160,13 +160,17 @@ class SiteBox:
         """What each federation may spend and has spent, by grants and ledger; the private half is opened to count units."""
         return budgets(self.grants(), Ledger(self.ledger).charges(), self.units)
 
+    def pinned_by_owner(self) -> frozenset[str]:
+        """Names whose keys the owner has pinned."""
+        return self._peers.by_owner()
+
     def check_partners(self, federation: str, sites: Collection[str], met: Collection[str]) -> None:
         """Raise :class:`ConsentError` where ``federation`` may not have a masked sum over ``sites``.
 
         ``met``: those of them whose keys were compared with the pinned ones.
         """
         others, known = set(sites) - {self.name}, set(met) - {self.name}
-        self.check_grant(federation).check_partners(others, others & known, self._peers.by_owner())
+        self.check_grant(federation).check_partners(others, others & known, self.pinned_by_owner())
 
     def grants(self) -> tuple[Grant, ...]:
         """Every federation that ever had a grant."""

@@ -90,9 +90,8 @@ def _rdp_epsilon(spends: Sequence[Spend], delta: float) -> float:
 
 
 def rdp_at(spends: Iterable[Spend], order: float) -> float:
-    """The sum of the Rényi divergences of this order, one of :data:`ORDERS`, of all ``spends``."""
-    place = ORDERS.index(order)
-    return sum(_rdp_curve(spend.noise_multiplier, spend.sample_rate)[place] * spend.steps for spend in spends)
+    """The sum of the Rényi divergences of this ``order`` of all ``spends``."""
+    return sum(_rdp(spend.noise_multiplier, spend.sample_rate, order) * spend.steps for spend in spends)
 
 
 @lru_cache(maxsize=4096)
@@ -100,6 +99,7 @@ def _rdp_curve(noise_multiplier: float, sample_rate: float) -> tuple[float, ...]
     return tuple(_rdp(noise_multiplier, sample_rate, order) for order in ORDERS)
 
 
+@lru_cache(maxsize=65536)
 def _rdp(noise_multiplier: float, sample_rate: float, order: float) -> float:
     """RDP at one order; infinite, which leaves the order out, where Opacus's series does not converge."""
     from opacus.accountants.analysis.rdp import compute_rdp

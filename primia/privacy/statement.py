@@ -41,10 +41,8 @@ def paragraph(statements: Sequence[Statement], *, secure_aggregation: bool, pret
     if len(known) < len(totals):
         sentences += ["Earlier runs on the same data protected another unit; what all runs cost together is not stated."]
     elif any(item.epsilon < total for item, total in zip(statements, known, strict=True)):
-        worst = max(known)
-        sentences += [
-            f"Over all runs of this federation on the same data, epsilon is at most {_upper(worst)}, if no run's settings were chosen by earlier results."
-        ]
+        sentences += [f"Over all runs of this federation on the same data, epsilon is at most {_upper(max(known))}."]
+        sentences += ["That sum is for runs whose settings and ends were not chosen by the results of earlier ones."]
     sentences += ["Validation and test images are not covered: metrics on them are exact."]
     return " ".join(sentences)
 
