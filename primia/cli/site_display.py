@@ -129,7 +129,7 @@ def _terms(box: SiteBox) -> list[str]:
 def _total(total: Total) -> str:
     """What all federations together may spend and have spent, in one line."""
     spent = "not known" if total.spent is None else f"{total.spent:.3f}"
-    worst = "may grow without a cap" if total.worst is None else f"may reach {total.worst:.4g}"
+    worst = "is not bounded" if total.worst is None else f"may reach {total.worst:.4g}"
     return (
         f"all federations together, for each {total.unit}: epsilon spent {spent}, {worst}, at delta {total.delta:.2g} (epsilons and deltas "
         "added up)"

@@ -28,8 +28,10 @@ class Budget:
 
     @property
     def worst(self) -> float | None:
-        """Epsilon that this federation may reach; None: any."""
-        return self.cap if self.holds else self.spent
+        """Epsilon that this federation may reach; None: any, or not known."""
+        if self.spent is None or not self.holds:
+            return self.spent
+        return None if self.cap is None else max(self.cap, self.spent)
 
 
 @dataclass(frozen=True)
