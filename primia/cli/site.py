@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from primia.cli.site_display import show_box, show_boxes
+from primia.cli.site_display import show_box, show_boxes, terms
 
 if TYPE_CHECKING:
-    from primia.federation.consent import Grant
     from primia.federation.site_box import SiteBox
 
 app = typer.Typer(help="For data owners: a site's box with its data, keys, grants and audit log.", no_args_is_help=True)
@@ -77,21 +76,41 @@ def grant(
     max_epsilon: Annotated[
         float | None, typer.Option("--max-epsilon", help="Largest epsilon over all runs of this federation; without it no cap.")
     ] = None,
+    delta: Annotated[
+        float | None, typer.Option(help="Delta of that cap, whatever a run names; without it min(1e-5, 1 / n^1.1) for n patients.")
+    ] = None,
+    unit: Annotated[Literal["patient", "image"], typer.Option(help="Whom that cap protects.")] = "patient",
     until: Annotated[datetime | None, typer.Option(formats=["%Y-%m-%d"], help="Last day, in UTC.")] = None,
     require: Annotated[
         Literal["secure", "sealed", "any"],
         typer.Option(help="Least protection of updates: masked (secure aggregation), sealed for the driver, or any."),
     ] = "secure",
+    partners: Annotated[
+        list[str] | None, typer.Option("--with", metavar="SITE", help="Masked sums with these sites only; give it once for each.")
+    ] = None,
+    pinned: Annotated[int, typer.Option(min=0, help="Least number of other sites of a masked sum whose keys you have pinned.")] = 0,
+    first_contact: Annotated[
+        bool, typer.Option("--first-contact", help="Also sums with sites whose keys nobody compared; else all must be pinned.")
+    ] = False,
     everywhere: All = False,
 ) -> None:
     """Let a federation train on the private halves. A second grant replaces the terms of the first.
 
-    Example: primia-ray site grant box/ study@hospital.example --max-epsilon 8 --until 2027-12-31
+    Example: primia-ray site grant box/ study@hospital.example --max-epsilon 8 --with clinic-b --with clinic-c
     """
-    day = until.date() if until else None
     for each in _chosen(box, everywhere):
-        given = each.grant(federation, max_epsilon=max_epsilon, until=day, require=require)
-        typer.echo(f"granted {federation} the data of {each.name}: {_terms(given)}")
+        given = each.grant(
+            federation,
+            max_epsilon=max_epsilon,
+            delta=delta,
+            unit=unit,
+            until=until.date() if until else None,
+            require=require,
+            partners=tuple(name for name in partners or () if name != each.name or not everywhere),
+            pinned=pinned,
+            first_contact=first_contact,
+        )
+        typer.echo(f"granted {federation} the data of {each.name}: {terms(each, given)}")
     typer.echo(
         f"wrote {box}\nnext: primia-ray site show {box}, or take it back: primia-ray site revoke {box} {federation}{_all(everywhere)}"
     )
@@ -155,12 +174,6 @@ def _chosen(path: Path, everywhere: bool) -> Sequence[SiteBox]:
 
 def _all(everywhere: bool) -> str:
     return " --all" if everywhere else ""
-
-
-def _terms(given: Grant) -> str:
-    cap = "no cap on epsilon" if given.max_epsilon is None else f"epsilon up to {given.max_epsilon:g} over all its runs"
-    updates = {"secure": "updates masked only", "sealed": "updates masked or sealed", "any": "updates in clear too"}[given.require]
-    return f"{updates}, {cap}, {f'until {given.until}' if given.until else 'until revoked'}"
 
 
 def _hand_out(box: SiteBox, output: Path) -> None:

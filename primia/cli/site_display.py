@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
     from primia.errors import ConsentError
     from primia.federation.audit_log import AuditEntry
+    from primia.federation.box_budgets import Budget, Total
     from primia.federation.consent import Grant
     from primia.federation.site_box import SiteBox
 
@@ -46,12 +47,17 @@ def show_box(box: SiteBox, last: int) -> None:
     """
     from rich.console import Console
 
+    from primia.federation.box_budgets import totals
+
     console = Console(highlight=False, soft_wrap=True)
     console.print(f"site {box.name}, kept by {box.owner}, in {box.path}\nfingerprint {box.public.fingerprint}", markup=False)
     console.print(_datasets(box))
     log, broken = _log(box)
     refusals = _refusals(box)
-    console.print(_grants(box.grants(), refusals, _spent(log)) if box.grants() else "grants: none")
+    budgets = box.budgets()
+    console.print(_grants(box.grants(), refusals, budgets) if box.grants() else "grants: none")
+    for line in (*_terms(box), *map(_total, totals(budgets))):
+        console.print(line, markup=False)
     for reason in dict.fromkeys(refusals.values()):
         console.print(f"warning: {reason}", style="yellow", markup=False)
     console.print(_peers(box) if box.peers() else "pinned keys of others: none")
@@ -101,22 +107,47 @@ def _refusals(box: SiteBox) -> dict[str, str]:
     return found
 
 
-def _spent(log: Sequence[AuditEntry]) -> dict[str, float]:
-    """Epsilon of each federation, as its last line says."""
-    events = [entry.event for entry in log]
-    return {event["federation"]: event["epsilon"] for event in events if "federation" in event and event.get("epsilon") is not None}
+def terms(box: SiteBox, grant: Grant) -> str:
+    """The terms of a grant in words."""
+    from primia.privacy.delta import default_delta
+
+    cap = "no cap on epsilon"
+    if grant.max_epsilon is not None:
+        delta = grant.delta or default_delta(box.units(grant.unit))
+        cap = f"epsilon up to {grant.max_epsilon:g} over all its runs, at delta {delta:.2g} for each {grant.unit}"
+    updates = {"secure": "updates masked only", "sealed": "updates masked or sealed", "any": "updates in clear too"}[grant.require]
+    partners = f"masked sums with {', '.join(grant.partners) or 'any sites'}"
+    keys = "keys believed at first contact" if grant.first_contact else "all pinned by the owner"
+    least = f", at least {grant.pinned} of them pinned by the owner" if grant.pinned else ""
+    return f"{updates}, {cap}, {partners} ({keys}{least}), {f'until {grant.until}' if grant.until else 'until revoked'}"
 
 
-def _grants(grants: Sequence[Grant], refusals: Mapping[str, str], spent: Mapping[str, float]) -> Table:
+def _terms(box: SiteBox) -> list[str]:
+    return [f"{grant.federation}: {terms(box, grant)}" for grant in box.grants() if grant.state == "granted"]
+
+
+def _total(total: Total) -> str:
+    """What all federations together may spend and have spent, in one line."""
+    spent = "not known" if total.spent is None else f"{total.spent:.3f}"
+    worst = "is not bounded" if total.worst is None else f"may reach {total.worst:.4g}"
+    return (
+        f"all federations together, for each {total.unit}: epsilon spent {spent}, {worst}, at delta {total.delta:.2g} (epsilons and deltas "
+        "added up)"
+    )
+
+
+def _grants(grants: Sequence[Grant], refusals: Mapping[str, str], budgets: Sequence[Budget]) -> Table:
     from rich.table import Table
 
     table = Table("federation", "state", "since", "until", "epsilon up to", "spent", "requires", title="grants")
     table.columns[0].overflow = "fold"
+    spent = {budget.federation: budget.spent for budget in budgets}
     for grant in grants:
         state = "refused, see below" if grant.federation in refusals else grant.state
         cap = "no cap" if grant.max_epsilon is None else f"{grant.max_epsilon:g}"
-        used = f"{spent[grant.federation]:.3f}" if grant.federation in spent else "-"
-        table.add_row(grant.federation, state, (grant.revoked or grant.granted)[:10], str(grant.until or "-"), cap, used, grant.require)
+        used = spent[grant.federation]
+        cells = (cap, "not known" if used is None else f"{used:.3f}" if used else "-", grant.require)
+        table.add_row(grant.federation, state, (grant.revoked or grant.granted)[:10], str(grant.until or "-"), *cells)
     return table
 
 

@@ -249,7 +249,9 @@ class PrivacySettings(Section):
         None, description="Standard deviation of the noise over the clipping norm, where no target is given."
     )
     delta: Annotated[float, Field(gt=0.0, lt=1.0)] | None = Field(
-        None, description="Delta; empty: 1 / units of the site (images, patients); to be given where unit = site."
+        None,
+        description="Delta; empty: min(1e-5, 1 / n^1.1) for n images or patients of the site; to be given where unit = site. A site "
+        "refuses 1 / n and more.",
     )
     clip: Annotated[float, Field(ge=1e-6, le=1e6)] = Field(
         1.0, description="Clipping norm: the largest L2 norm of what one unit contributes to a step's gradient, or to a round's update."
@@ -293,7 +295,7 @@ class PrivacySettings(Section):
     @model_validator(mode="after")
     def _check(self) -> PrivacySettings:
         if self.unit == "site" and self.delta is None:
-            raise ValueError("privacy.unit = site needs privacy.delta: 1 / sites would promise next to nothing; take 1e-5, for example")
+            raise ValueError("privacy.unit = site needs privacy.delta, well below 1 / sites; take 1e-5, for example")
         if self.unit != "none" and (self.target_epsilon is None) == (self.noise_multiplier is None):
             raise ValueError(f"privacy.unit = {self.unit} needs one of privacy.target_epsilon and privacy.noise_multiplier, and not both")
         if self.views > self.physical_batch:

@@ -1,4 +1,4 @@
-"""The owner's consent: which federations may train on a site's private halves, until when and up to which epsilon.
+"""The owner's consent: which federations may train on a site's private halves, with whom, until when and up to which epsilon.
 
 A grant stands twice: as a reader in Syft's permission file of every private half, and as terms beside it. A check reads both
 afresh and wants both. Syft would also honour patterns for many (``*``, ``*@domain``, ``USER``), files higher up and rights to
@@ -10,10 +10,11 @@ from __future__ import annotations
 import math
 import shutil
 import tempfile
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypedDict, Unpack, get_args
 
 from syft_perms import SyftPermContext
 from syft_perms.syftperm_modifier import PERMISSION_FILE_NAME, RuleSet
@@ -21,6 +22,9 @@ from syft_perms.syftperm_modifier import PERMISSION_FILE_NAME, RuleSet
 from primia.errors import ConsentError, NotGranted, ProtectionError
 from primia.federation.box_datasets import BoxDatasets, identity_name
 from primia.federation.box_files import locked, read_json, write_json, write_private
+from primia.federation.peers import check_name
+from primia.privacy.delta import default_delta
+from primia.privacy.spend import Limit
 from primia.untrusted.files import printable
 
 _EVERYTHING = "**"
@@ -32,13 +36,33 @@ sealed for the driver alone; or as they are."""
 
 DEFAULT_PROTECTION: Protection = "secure"
 
+Unit = Literal["image", "patient"]
+"""Whom an owner's cap on epsilon is about."""
+
+DEFAULT_UNIT: Unit = "patient"
+
+
+class Terms(TypedDict, total=False):
+    """What an owner may ask of a federation; what is not given is as in :class:`Grant`."""
+
+    max_epsilon: float | None
+    delta: float | None
+    unit: Unit
+    until: date | None
+    require: Protection
+    partners: tuple[str, ...]
+    pinned: int
+    first_contact: bool
+
 
 @dataclass(frozen=True)
 class Grant:
     """The terms on which a federation may use a site's data.
 
-    ``max_epsilon`` caps the privacy loss over all runs of this federation; None: no cap of the owner's. ``until`` is the last
-    day, in UTC. ``granted`` and ``revoked`` are times in UTC. ``require`` is the least protection of updates.
+    ``max_epsilon`` caps the privacy loss over all runs of this federation, at ``delta`` (None: that of :mod:`primia.privacy.delta` for the
+    site's units) and for each ``unit``, whatever a run names; None: no cap of the owner's. ``until`` is the last day, ``granted`` and
+    ``revoked`` are times, in UTC. ``require`` is the least protection of updates. A masked sum may be over ``partners`` only (none named:
+    over any), whose keys the owner must have pinned, all of them; with ``first_contact`` at least so many as ``pinned``.
     """
 
     federation: str
@@ -47,6 +71,11 @@ class Grant:
     until: date | None = None
     revoked: str | None = None
     require: Protection = DEFAULT_PROTECTION
+    delta: float | None = None
+    unit: Unit = DEFAULT_UNIT
+    partners: tuple[str, ...] = ()
+    pinned: int = 0
+    first_contact: bool = False
 
     @property
     def state(self) -> str:
@@ -54,6 +83,69 @@ class Grant:
         if self.revoked:
             return "revoked"
         return "expired" if self.until and today() > self.until else "granted"
+
+    def terms(self) -> dict[str, Any]:
+        """The terms as JSON values."""
+        terms = asdict(self)
+        for key in ("federation", "granted", "revoked"):
+            del terms[key]
+        return {**terms, "until": self.until and self.until.isoformat(), "partners": list(self.partners)}
+
+    def limit(self, units: int) -> Limit | None:
+        """The cap, for a site of so many units."""
+        if self.max_epsilon is None:
+            return None
+        delta = self.delta or default_delta(units)
+        return Limit(self.max_epsilon, "the data's owner", "ask the owner for more", delta, self.unit)
+
+    def check_unit(self, unit: str) -> None:
+        """Compare whom a run protects with whom the cap is about: epsilon for the one bounds nothing for the other.
+
+        Raises:
+            ConsentError: the cap cannot be kept.
+        """
+        if self.max_epsilon is None or unit == self.unit:
+            return
+        other = f", or the owner can grant it for those: primia-ray site grant BOX {self.federation} --unit {unit}"
+        raise ProtectionError(
+            f"federation {self.federation} is granted epsilon = {self.max_epsilon:g} for each {self.unit}, but this run has privacy.unit = "
+            f"{unit}, which does not bound that; set privacy.unit = {self.unit}{other if unit in get_args(Unit) else ''}"
+        )
+
+    def check_partners(self, names: Collection[str], met: Collection[str], by_owner: Collection[str]) -> None:
+        """Compare the other sites of a masked sum, ``names``, with those that the owner wants or knows.
+
+        ``met``: those whose keys were compared with the pinned ones; ``by_owner``: those that the owner has pinned.
+
+        Raises:
+            ConsentError: a sum over these sites may show too much.
+        """
+        if self.partners and (strangers := set(names) - set(self.partners)):
+            raise self._bad_sum(f"with {min(strangers)}, but is granted sums with {', '.join(self.partners)} only")
+        if not self.first_contact and (unknown := set(names) - set(by_owner)):
+            raise self._bad_sum(
+                f"with {min(unknown)}, whose key the owner has not pinned: primia-ray site pin BOX FILE; or grant it with --first-contact, "
+                "which believes the key first seen under a name"
+            )
+        if (known := len(set(met) & set(by_owner))) < self.pinned:
+            raise self._bad_sum(f"with {known} other sites that the owner has pinned, but is granted sums with at least {self.pinned}")
+
+    def check_known(self, by_owner: Collection[str]) -> None:
+        """Demand that there can be a masked sum at all: that the owner has pinned somebody, or does not ask for it.
+
+        Raises:
+            ConsentError: too few of those that are wanted are pinned.
+        """
+        known = set(by_owner) & set(self.partners) if self.partners else set(by_owner)
+        least = self.pinned if self.first_contact else max(1, self.pinned)
+        if len(known) < least:
+            raise ProtectionError(
+                f"a masked sum needs {least} other site(s) whose keys the owner has pinned, {len(known)} are: primia-ray site pin BOX "
+                "FILE; or grant it with --first-contact, which believes the key first seen under a name"
+            )
+
+    def _bad_sum(self, why: str) -> ProtectionError:
+        return ProtectionError(f"federation {self.federation} asks for a masked sum {why}")
 
     def check_protection(self, *, secure: bool, sealed: bool) -> None:
         """Compare what is asked for with how updates would leave: masked (``secure``), ``sealed`` for the driver, or neither.
@@ -103,25 +195,15 @@ class Grants:
             readers = self._readers(federation)
         return self._valid(federation, grant, readers)
 
-    def grant(
-        self,
-        federation: str,
-        *,
-        max_epsilon: float | None = None,
-        until: date | None = None,
-        require: Protection = DEFAULT_PROTECTION,
-    ) -> Grant:
+    def grant(self, federation: str, **terms: Unpack[Terms]) -> Grant:
         """Let ``federation`` read every private half, on these terms; they replace earlier ones.
 
         Raises:
-            ConsentError: no single federation, a day that is past, a cap that is no positive number, or the box as for :meth:`check`.
+            ConsentError: no single federation, terms without meaning, or the box as for :meth:`check`.
         """
         self._check_name(federation)
-        if until and until < today():
-            raise ConsentError(f"a grant until {until} is over already; give a day that is to come")
-        if max_epsilon is not None and not 0.0 < max_epsilon < math.inf:
-            raise ConsentError(f"a cap on epsilon of {max_epsilon} means nothing; give a number above 0")
-        grant = Grant(federation, _now(), max_epsilon, until, require=require)
+        grant = Grant(federation, _now(), **terms)
+        _check_terms(grant, self._datasets.site)
         with locked(self._folder):
             self._check_files()
             self._write_terms(grant)
@@ -202,10 +284,8 @@ class Grants:
                 write_private(datasite / folder / PERMISSION_FILE_NAME, (copy / folder / PERMISSION_FILE_NAME).read_text())
 
     def _write_terms(self, grant: Grant) -> None:
-        terms = asdict(grant)
-        del terms["federation"]
-        content = {**read_json(self._terms_path, missing={}), grant.federation: {**terms, "until": grant.until and str(grant.until)}}
-        write_json(self._terms_path, content)
+        terms = {**grant.terms(), "granted": grant.granted, "revoked": grant.revoked}
+        write_json(self._terms_path, {**read_json(self._terms_path, missing={}), grant.federation: terms})
 
 
 def _check_readers(path: Path) -> None:
@@ -227,21 +307,56 @@ def _check_readers(path: Path) -> None:
             raise ConsentError(f"{path}: lets in {reader!r}, which names no single federation; {mend}") from None
 
 
+def _check_terms(grant: Grant, site: str) -> None:
+    """Raise :class:`ConsentError` where terms mean nothing."""
+    if grant.until and grant.until < today():
+        raise ConsentError(f"a grant until {grant.until} is over already; give a day that is to come")
+    if grant.max_epsilon is not None and not 0.0 < grant.max_epsilon < math.inf:
+        raise ConsentError(f"a cap on epsilon of {grant.max_epsilon} means nothing; give a number above 0")
+    if grant.delta is not None and not 0.0 < grant.delta < 1.0:
+        raise ConsentError(f"a cap at delta = {grant.delta} means nothing; give a number well below 1 over the site's patients")
+    if grant.pinned < 0 or (grant.partners and grant.pinned > len(grant.partners)):
+        raise ConsentError(f"sums with {grant.pinned} pinned sites cannot be; name so many, or ask for fewer")
+    for name in grant.partners:
+        check_name(name)
+        if name == site:
+            raise ConsentError(f"{name} is this site itself; name the others")
+
+
 def _grant(path: Path, federation: str, terms: dict[str, Any]) -> Grant:
     try:
         until = terms["until"] and date.fromisoformat(terms["until"])
         cap = None if terms["max_epsilon"] is None else float(terms["max_epsilon"])
-        return Grant(federation, str(terms["granted"]), cap, until or None, terms["revoked"], _protection(terms))
+        return Grant(
+            federation,
+            str(terms["granted"]),
+            cap,
+            until or None,
+            terms["revoked"],
+            require=_one_of(Protection, terms, "require", DEFAULT_PROTECTION),
+            delta=_delta(terms.get("delta")),
+            unit=_one_of(Unit, terms, "unit", DEFAULT_UNIT),
+            partners=tuple(map(str, terms.get("partners", ()))),
+            pinned=int(terms.get("pinned", 0)),
+            first_contact=terms.get("first_contact", False) is True,
+        )
     except (KeyError, TypeError, ValueError) as error:
         raise ConsentError(f"{path}: the terms of {federation} cannot be read ({error}); grant it again") from None
 
 
-def _protection(terms: dict[str, Any]) -> Protection:
-    """What a grant asks for; one from before grants asked for anything: the most."""
-    require: Protection = terms.get("require", DEFAULT_PROTECTION)
-    if require not in get_args(Protection):
-        raise ValueError(f"require {require!r}")
-    return require
+def _one_of(choices: Any, terms: Mapping[str, Any], key: str, default: str) -> Any:
+    """What a grant says of ``key``; one of an earlier version, which says nothing: the default."""
+    value = terms.get(key, default)
+    if value not in get_args(choices):
+        raise ValueError(f"{key} {value!r}")
+    return value
+
+
+def _delta(value: object) -> float | None:
+    delta = None if value is None else float(str(value))
+    if delta is not None and not 0.0 < delta < 1.0:
+        raise ValueError(f"delta {value!r}")
+    return delta
 
 
 def _now() -> str:

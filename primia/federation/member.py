@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from primia.data.closed import refuse_box
 from primia.data.statistics import PixelSums
-from primia.errors import ConsentError, ProtectionError, ProtocolError
+from primia.errors import ConsentError, ProtocolError
 from primia.federation.exchange import Charter
 from primia.federation.journal import Agreements, Journal
 from primia.federation.peers import Peers
 from primia.federation.site_log import FILE, SiteLog
 from primia.federation.sources import BoxedSite, PackedSite, SiteImages, SiteSource
 from primia.files import atomic_text, private_folder
+from primia.privacy.delta import check_delta
 from primia.privacy.spend import Limit
 from primia.secagg.identity import Identity, PublicIdentity
 from primia.secagg.messages import Advertisement, Roster, Shares, Task
@@ -59,6 +59,7 @@ class Member:
 
         Raises:
             ConsentError: the federation is not granted, not any more, or not with so little protection; or the box is another site's.
+            PrivacyError: delta is too large for the site's images or patients.
             ProtocolError: the charter does not name the site.
         """
         settings = charter.settings
@@ -67,14 +68,14 @@ class Member:
         box = self._box(charter)
         if box is None:
             self.images(charter).check()
-            return
-        grant = box.check_grant(settings.federation.identity)
-        grant.check_protection(secure=charter.is_secure, sealed=charter.is_sealed)
-        if grant.max_epsilon is not None and not settings.privacy.is_by_site:
-            raise ProtectionError(
-                f"the owner of site {self.name!r} allows epsilon = {grant.max_epsilon:g} in all, but this run has privacy.unit = "
-                f"{settings.privacy.unit}, which protects nothing at the site; set privacy.unit = image or patient"
-            )
+        else:
+            grant = box.check_grant(settings.federation.identity)
+            grant.check_protection(secure=charter.is_secure, sealed=charter.is_sealed)
+            grant.check_unit(settings.privacy.unit)
+            if charter.is_secure:
+                grant.check_known(box.pinned_by_owner())
+        if settings.privacy.is_by_site and self.name in charter.training:
+            check_delta(settings.privacy.delta, self.unit_count(charter), unit=settings.privacy.unit, where="(privacy.delta)")
 
     def admit_round(self, charter: Charter, round_: int, steps: int) -> None:
         """Raise :class:`BudgetSpent` where the privacy budget does not allow a round."""
@@ -118,14 +119,9 @@ class Member:
         federation, batch_size = charter.settings.federation, charter.settings.training.batch_size
         return federation.sync_every_n_batch or federation.local_epochs * steps_per_epoch(self.unit_count(charter), batch_size)
 
-    def units(self, charter: Charter) -> Units:
-        """What differential privacy protects and samples: images, or patients."""
-        from primia.privacy.sampling import Units
-
-        privacy = charter.settings.privacy
-        if privacy.unit == "patient":
-            return Units.grouped(self.images(charter).patients, privacy.views)
-        return Units.images(len(self.images(charter).dataset("train")), privacy.views)
+    def units(self, charter: Charter, privacy: SitePrivacy) -> Units:
+        """What steps sample: the units that ``privacy`` books."""
+        return privacy.units(self.images(charter).patients)
 
     def unit_count(self, charter: Charter) -> int:
         """Training images, or patients where those are protected: what batches and weights count."""
@@ -141,24 +137,22 @@ class Member:
         settings = charter.settings
         if not settings.privacy.is_by_site:
             return None
-        if charter.id not in self._privacy:
-            from primia.privacy.ledger import Ledger
-            from primia.privacy.site import PrivacyPlan, SitePrivacy
+        from primia.privacy.ledger import Ledger
+        from primia.privacy.site import PrivacyPlan, SitePrivacy
 
-            plan = PrivacyPlan(self.unit_count(charter), settings.training.batch_size, steps, settings.federation.rounds)
-            box, federation = self._box(charter), settings.federation.identity
-            ledger = Ledger(box.ledger if box else private_folder(charter.ledgers / self.name) / "privacy.jsonl")
-            limit = partial(self._limit, charter)
-            self._privacy[charter.id] = SitePrivacy(settings.privacy, plan, ledger, federation=federation, run=charter.run, limit=limit)
+        plan = PrivacyPlan(self.unit_count(charter), settings.training.batch_size, steps, settings.federation.rounds)
+        box, federation = self._box(charter), settings.federation.identity
+        ledger = Ledger(box.ledger if box else private_folder(charter.ledgers / self.name) / "privacy.jsonl")
+
+        def limit() -> Limit | None:
+            box = self._box(charter)
+            return box.limit(federation, plan.units) if box else None
+
+        # Made each time: one that is kept could book by other settings than those that are at work.
+        self._privacy[charter.id] = SitePrivacy(
+            settings.privacy, plan, ledger, federation=federation, run=charter.run, limit=limit, account=charter.account
+        )
         return self._privacy[charter.id]
-
-    def _limit(self, charter: Charter) -> Limit | None:
-        """The smaller of the owner's limit, read afresh, and that of the account that the run belongs to."""
-        box = self._box(charter)
-        granted = box.max_epsilon(charter.settings.federation.identity) if box else None
-        owner = None if granted is None else Limit(granted, "the data's owner", "ask the owner for more")
-        limits = [limit for limit in (owner, charter.account and charter.account.limit()) if limit]
-        return min(limits, key=lambda limit: limit.epsilon, default=None)
 
     def has_spent(self, charter: Charter) -> bool:
         """Whether the site has a privacy budget in this run."""
@@ -181,8 +175,9 @@ class Member:
             privacy = self.privacy(charter, self.steps(charter))
             if privacy is None:
                 raise AssertionError("noisy statistics are for private sites")
-            noise = charter.settings.privacy.statistics_noise
-            sums = noisy_sums(self.images(charter).dataset("train"), self.units(charter), noise, SecureGenerator())
+            sums = noisy_sums(
+                self.images(charter).dataset("train"), self.units(charter, privacy), privacy.statistics_noise, SecureGenerator()
+            )
             privacy.charge_statistics()
             atomic_text(path, json.dumps(sums.tolist()))
         count, *rest = json.loads(path.read_text())
@@ -216,6 +211,7 @@ class Member:
         """
         # Sites that were not there when the run began could be anybody's.
         self._agree(charter, 0, "cohort", charter.sites)
+        self._check_partners(charter, task.sites, task.sites)
         if task.purpose == "train":
             self.admit_round(charter, task.round, self.steps(charter))
         role = SiteRole(self.identity(charter), task)
@@ -237,9 +233,12 @@ class Member:
             ) from None
 
     def share(self, charter: Charter, purpose: str, roster: Roster) -> dict[str, bytes]:
-        """The site's sealed shares for its neighbours, whose keys are pinned."""
+        """Sealed shares by recipient, once all who are in the sum are known and wanted."""
         with self._aggregating(charter, purpose) as role:
-            return role.share(roster, lambda peer: self.pin(charter, peer))
+            self._check_partners(charter, roster.mask_keys, roster.mask_keys)  # before any key is believed
+            messages = role.share(roster, lambda peer: self.pin(charter, peer))
+            self._check_partners(charter, roster.mask_keys, role.group)
+            return messages
 
     def mask(self, charter: Charter, purpose: str, vector: RingVector, inbox: Mapping[str, bytes], terms: str, work: str) -> RingVector:
         """``vector`` under masks, in place; ``work`` is what the sum will be known by in the journal."""
@@ -251,6 +250,7 @@ class Member:
     def confirm(self, charter: Charter, purpose: str, survivors: Sequence[str]) -> bytes:
         """Sign who delivered, once it is written down that the sum is over these and no others."""
         with self._aggregating(charter, purpose) as role:
+            self._check_partners(charter, survivors, role.group)
             signature = role.confirm(survivors)
             if not charter.settings.privacy.is_by_site or purpose != "train":  # private training draws anew each time, and pays for it
                 self._agree(charter, role.task.round, purpose, survivors, self._works[charter.id, purpose])
@@ -285,6 +285,12 @@ class Member:
         Journal((box.path if box else self.folder(charter)) / "aggregations.jsonl").agree(charter.run, round_, purpose, sites, work)
         if box is None:
             self._agreed.add(charter.run, round_, purpose, tuple(sorted(sites)), work)
+
+    def _check_partners(self, charter: Charter, sites: Collection[str], met: Collection[str]) -> None:
+        """Ask the box whether a masked sum may be over ``sites``; the keys of those ``met`` were compared."""
+        box = self._box(charter)
+        if box:
+            box.check_partners(charter.settings.federation.identity, sites, met)
 
     def _own_box(self) -> SiteBox | None:
         """The box that the worker was started with, opened afresh; None for a site without one.

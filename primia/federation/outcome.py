@@ -62,7 +62,7 @@ def _site_row(round_: int, report: SiteReport, outcome: Outcome, model_bytes: in
         train_loss=report.loss,
         learning_rate=outcome.learning_rate,
         seconds=outcome.seconds[report.site],
-        epsilon=float(str(report.privacy["epsilon"])) if report.privacy else None,
+        epsilon=float(str(report.privacy["epsilon_spent"])) if report.privacy else None,
         up_bytes=report.upload_bytes,
         down_bytes=model_bytes,
     )

@@ -46,6 +46,10 @@ class Peers:
         except TypeError:
             raise ConsentError(f"{self._path}: holds no pinned keys; restore it from a backup") from None
 
+    def by_owner(self) -> frozenset[str]:
+        """Names whose keys the owner has pinned, rather than believed at first contact."""
+        return frozenset(name for name, peer in self.all().items() if peer.by == _OWNER)
+
     def get(self, name: str) -> PublicIdentity | None:
         """The pinned identity of ``name``, if there is one."""
         peer = self.all().get(name)
@@ -59,7 +63,7 @@ class Peers:
                 one; or the document is no set of keys.
             ConsentError: a name that no site or federation can have.
         """
-        _check_name(peer.name)
+        check_name(peer.name)
         key = peer.key  # raises on keys that are none, before anything is written
         with locked(self._folder):
             peers = self.all()
@@ -87,7 +91,8 @@ class Peers:
         )
 
 
-def _check_name(name: str) -> None:
+def check_name(name: str) -> None:
+    """Raise :class:`ConsentError` for what no site or federation can be called."""
     if not name or not name.isprintable() or name.startswith(".") or "/" in name or "\\" in name:
         raise ConsentError(f"{name!r} names no site or federation: no slashes, no control characters, no dot at its beginning")
 
@@ -101,7 +106,7 @@ def read_public_key(path: Path) -> PublicIdentity:
     try:
         document = parse_object(read_file(path, follow=True))
         name = str(document["id"]).removeprefix(_DID)
-        _check_name(name)
+        check_name(name)
         peer = PublicIdentity(name, json.dumps(document, sort_keys=True))
         peer.key  # noqa: B018 - raises on keys that are none
     except OSError as error:

@@ -54,7 +54,7 @@ def _statement(settings: Settings, sites: Mapping[str, Mapping[str, object]], fe
     if not sites:
         return f"{seen} {_NO_DP}"
     statements = [Statement(**fields) for fields in sites.values()]  # type: ignore[arg-type]
-    return f"{paragraph(statements, secure_aggregation=is_secure)} {seen}"
+    return f"{paragraph(statements, secure_aggregation=is_secure, pretrained=settings.model.pretrained)} {seen}"
 
 
 def _secure(settings: Settings, fewest: int) -> str:

@@ -185,7 +185,11 @@ class SecureCollector:
         failures: list[SiteFailure] = []
         advertisements = self._ask("advertise", sites, lambda names: (self._charter, task, names), failures)
         yield from failures
-        rosters, failures = role.rosters(advertisements), []
+        try:
+            rosters = role.rosters(advertisements)
+        except ProtocolError as error:
+            raise _explained(error, failures) from None
+        failures = []
         outboxes = self._ask("share", tuple(rosters), lambda names: (self._charter, purpose, _part(rosters, names)), failures)
         yield from failures
         return role, role.deliver(outboxes)
@@ -202,7 +206,7 @@ class SecureCollector:
         try:
             return role.open(answers, threads=os.cpu_count() or 1)
         except ProtocolError as error:
-            raise ProtocolError(f"{error}; {late[0].site}: {late[0].reason}" if late else str(error)) from None
+            raise _explained(error, late) from None
 
     def _ask(self, method: str, sites: Sequence[str], arguments: Arguments, failures: list[SiteFailure]) -> dict[str, Any]:
         """What each site gave; failures are appended."""
@@ -238,6 +242,11 @@ def _added(role: DriverRole, sites: Sequence[str], total: object) -> str:
     except ProtocolError as error:
         return str(error)
     return ""
+
+
+def _explained(error: ProtocolError, failures: Sequence[SiteFailure]) -> ProtocolError:
+    """The error with the first site's reason: what the user can do is there."""
+    return ProtocolError(f"{error}; {failures[0].site}: {failures[0].reason}" if failures else str(error))
 
 
 def _part(values: Mapping[str, Value], names: Sequence[str]) -> dict[str, Value]:

@@ -190,7 +190,7 @@ class SiteHost(Gated):
         privacy = member.privacy(charter, steps)
         if privacy:
             privacy.admit(task.round, steps)
-            _protect(learner, member.units(charter), privacy)
+            _protect(learner, member.units(charter, privacy), privacy)
         state = self._state(session, member)
         state.load_model(learner, start)
         state.load_optimizer(learner, task.round - 1)

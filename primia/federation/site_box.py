@@ -13,22 +13,25 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
-from datetime import date
+from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from primia.data import closed
 from primia.data.shard import Shard, write_marked
 from primia.errors import ConsentError
 from primia.federation.audit_log import AuditEntry, AuditLog, Head
+from primia.federation.box_budgets import Budget, budgets
 from primia.federation.box_datasets import BoxDatasets, site_name
 from primia.federation.box_files import check_mode, check_no_links, read_json, write_json, write_private
-from primia.federation.consent import DEFAULT_PROTECTION, Grant, Grants, Protection
+from primia.federation.consent import DEFAULT_UNIT, Grant, Grants, Terms
 from primia.federation.mock import write_mock
 from primia.federation.peers import Peer, Peers
 from primia.files import keep_private, own_folder
+from primia.privacy.delta import check_delta
+from primia.privacy.ledger import Ledger
+from primia.privacy.spend import Limit
 from primia.secagg.identity import Identity, PublicIdentity
 from primia.untrusted.files import printable, read_file
 
@@ -36,6 +39,7 @@ CARD_FILE = closed.CARD_FILE
 FORMAT = closed.FORMAT
 VERSION = 1
 LEDGER_FILE = "privacy.jsonl"
+TRAIN = "train"
 
 _SYFT_FOLDER = "syft"
 
@@ -131,6 +135,13 @@ class SiteBox:
         """Whether the private halves are synthetic images, by their public description."""
         return all(self._datasets.synthetic(split) for split in self.splits)
 
+    def units(self, unit: str) -> int:
+        """Training images, or patients, in the private half, which is opened; 0 without one."""
+        if TRAIN not in self.splits:
+            return 0
+        shard = Shard.open(self.shard(TRAIN, dry_run=False))
+        return len(set(shard.patients)) if unit == "patient" else len(shard)
+
     def dataset_id(self, split: str) -> str:
         """A random number that changes when the dataset is made anew."""
         return self._datasets.uid(split)
@@ -144,24 +155,43 @@ class SiteBox:
         """The owner's cap on epsilon over all runs of ``federation``, None if without; errors as :meth:`check_grant`."""
         return self.check_grant(federation).max_epsilon
 
+    def limit(self, federation: str, units: int) -> Limit | None:
+        """The cap with the delta and the unit that it is about, for a site of so many units; errors as :meth:`check_grant`."""
+        return self.check_grant(federation).limit(units)
+
+    def budgets(self) -> tuple[Budget, ...]:
+        """What each federation may spend and has spent, by grants and ledger; the private half is opened to count units."""
+        return budgets(self.grants(), Ledger(self.ledger).charges(), self.units)
+
+    def pinned_by_owner(self) -> frozenset[str]:
+        """Names whose keys the owner has pinned."""
+        return self._peers.by_owner()
+
+    def check_partners(self, federation: str, sites: Collection[str], met: Collection[str]) -> None:
+        """Raise :class:`ConsentError` where ``federation`` may not have a masked sum over ``sites``.
+
+        ``met``: those of them whose keys were compared with the pinned ones.
+        """
+        others, known = set(sites) - {self.name}, set(met) - {self.name}
+        self.check_grant(federation).check_partners(others, others & known, self.pinned_by_owner())
+
     def grants(self) -> tuple[Grant, ...]:
         """Every federation that ever had a grant."""
         return self._grants.all()
 
-    def grant(
-        self,
-        federation: str,
-        *,
-        max_epsilon: float | None = None,
-        until: date | None = None,
-        require: Protection = DEFAULT_PROTECTION,
-    ) -> Grant:
-        """Grant, as :meth:`primia.federation.consent.Grants.grant`, and log it; nothing is granted where the log is not whole."""
+    def grant(self, federation: str, **terms: Unpack[Terms]) -> Grant:
+        """Grant, as :meth:`primia.federation.consent.Grants.grant`, and log it; nothing is granted where the log is not whole.
+
+        Raises:
+            PrivacyError: a cap at a delta that is too large for the site's units.
+        """
         self.check_closed()
         self.audit_log()
-        grant = self._grants.grant(federation, max_epsilon=max_epsilon, until=until, require=require)
-        terms = {"max_epsilon": max_epsilon, "until": until and until.isoformat(), "require": require}
-        self.audit({"purpose": "grant", "federation": federation, **terms})
+        if terms.get("delta") is not None:
+            unit = terms.get("unit", DEFAULT_UNIT)
+            check_delta(terms["delta"], self.units(unit), unit=unit, where="(--delta)")
+        grant = self._grants.grant(federation, **terms)
+        self.audit({"purpose": "grant", "federation": federation, **grant.terms()})
         return grant
 
     def revoke(self, federation: str) -> Grant:

@@ -19,7 +19,9 @@ from scipy.special import log_ndtr
 from primia.errors import PrivacyError
 from primia.privacy.spend import Spend as Spend
 
-_ORDERS = (*(1 + tenth / 10 for tenth in range(1, 100)), *range(11, 64), 128, 256, 512, 1024)
+ORDERS: tuple[float, ...] = (*(1 + tenth / 10 for tenth in range(1, 100)), *range(11, 64), 128, 256, 512, 1024)
+"""Orders of Rényi divergence at which spends are known."""
+
 _LARGEST_PRV_EPSILON = 50.0
 _RELATIVE_ERROR = 0.002
 _SMALLEST_ERROR = 5e-4
@@ -31,7 +33,9 @@ _FEW_MECHANISMS = 4
 
 
 def epsilon(spends: Iterable[Spend], delta: float, accountant: str) -> float:
-    """An upper bound on epsilon at ``delta`` of all ``spends`` together; 0 for none.
+    """An upper bound on epsilon at ``delta`` of all ``spends`` together; 0 for none, and never below 0.
+
+    It holds for spends that were fixed ahead; :mod:`primia.privacy.filter` bounds those that are chosen by earlier results.
 
     ``rdp``: Rényi differential privacy (Mironov et al., 2019, section 3.3; converted by Balle et al., 2020, theorem 21).
     ``prv``: numerical composition (Gopi et al., NeurIPS 2021), within 0.4 % or 0.001 above the true value; exact where no
@@ -42,7 +46,7 @@ def epsilon(spends: Iterable[Spend], delta: float, accountant: str) -> float:
 
 
 def history_epsilon(spends: Iterable[Spend], delta: float, accountant: str, most: int = _FEW_MECHANISMS) -> float:
-    """As :func:`epsilon`, for what many runs have spent: of more than ``most`` different mechanisms the ``rdp`` bound.
+    """Like :func:`epsilon`, for what many runs have spent: of more than ``most`` different mechanisms the ``rdp`` bound.
 
     Numerical composition takes about 0.3 s for each mechanism.
     """
@@ -55,8 +59,12 @@ def _epsilon(spends: tuple[Spend, ...], delta: float, accountant: str) -> float:
     if not spends:
         return 0.0
     upper = _rdp_epsilon(spends, delta)
-    if accountant == "rdp":
-        return upper
+    # Conversions of a small loss at a large delta come out below 0, where epsilon = 0 is what they prove.
+    return max(0.0, upper if accountant == "rdp" else _numerical(spends, delta, upper))
+
+
+def _numerical(spends: tuple[Spend, ...], delta: float, upper: float) -> float:
+    """The ``prv`` bound, which is never above ``upper``."""
     if all(spend.sample_rate >= 1.0 for spend in spends):
         return _gaussian_epsilon(math.sqrt(sum(spend.steps / spend.noise_multiplier**2 for spend in spends)), delta)
     return min(upper, _prv_epsilon(spends, delta, upper)) if upper <= _LARGEST_PRV_EPSILON else upper
@@ -77,15 +85,21 @@ def _rdp_epsilon(spends: Sequence[Spend], delta: float) -> float:
     total = sum(np.array(_rdp_curve(spend.noise_multiplier, spend.sample_rate)) * spend.steps for spend in spends)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Optimal order is the")
-        value, _ = get_privacy_spent(orders=list(_ORDERS), rdp=total, delta=delta)
-    return max(0.0, float(value))
+        value, _ = get_privacy_spent(orders=list(ORDERS), rdp=total, delta=delta)
+    return float(value)
+
+
+def rdp_at(spends: Iterable[Spend], order: float) -> float:
+    """The sum of the Rényi divergences of this ``order`` of all ``spends``."""
+    return sum(_rdp(spend.noise_multiplier, spend.sample_rate, order) * spend.steps for spend in spends)
 
 
 @lru_cache(maxsize=4096)
 def _rdp_curve(noise_multiplier: float, sample_rate: float) -> tuple[float, ...]:
-    return tuple(_rdp(noise_multiplier, sample_rate, order) for order in _ORDERS)
+    return tuple(_rdp(noise_multiplier, sample_rate, order) for order in ORDERS)
 
 
+@lru_cache(maxsize=65536)
 def _rdp(noise_multiplier: float, sample_rate: float, order: float) -> float:
     """RDP at one order; infinite, which leaves the order out, where Opacus's series does not converge."""
     from opacus.accountants.analysis.rdp import compute_rdp

@@ -47,8 +47,8 @@ class Ledger:
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def charges(self, federation: str) -> list[Charge]:
-        """All charges of all runs of a federation, oldest first; none where there is no file.
+    def charges(self, federation: str | None = None) -> list[Charge]:
+        """All charges of all runs of a federation, or of all, oldest first; none where there is no file.
 
         Raises:
             PrivacyError: the file cannot be read, or a whole line is no charge.
@@ -59,7 +59,7 @@ class Ledger:
             return []
         except OSError as error:
             raise self._unusable(error) from None
-        return [charge for charge in self._parsed(content) if charge.federation == federation]
+        return [charge for charge in self._parsed(content) if federation in (None, charge.federation)]
 
     def charge(self, charge: Charge, admit: Callable[[Sequence[Charge]], None]) -> None:
         """Add ``charge`` unless ``admit`` raises, which sees the federation's charges so far; when this returns, it is on disk.

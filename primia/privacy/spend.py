@@ -19,8 +19,13 @@ class Spend:
 
 @dataclass(frozen=True)
 class Limit:
-    """What epsilon over all runs may reach, who says so, and what to do where it is not enough."""
+    """What epsilon over all runs may reach, who says so, and what to do where it is not enough.
+
+    ``delta`` and ``unit``: what epsilon is meant at and for; None: those of the run, where whoever sets the limit also sets these.
+    """
 
     epsilon: float
     whose: str
     remedy: str
+    delta: float | None = None
+    unit: str | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import PurePath
 
 from primia.privacy.site import Statement
 
@@ -19,14 +20,19 @@ _ACCOUNTANTS = {
 }
 
 
-def paragraph(statements: Sequence[Statement], *, secure_aggregation: bool) -> str:
-    """One paragraph on the sites' statements, which are of one unit and one run."""
+def paragraph(statements: Sequence[Statement], *, secure_aggregation: bool, pretrained: str = "no") -> str:
+    """One paragraph on the sites' statements, which are of one unit and one run; ``pretrained``: the setting model.pretrained."""
     first = statements[0]
     central = first.unit == "site"
     sentences = [_guarantee(statements)]
     sentences += [_updates(statements) if central else _steps(statements)]
     sentences += [_central_trust(secure_aggregation) if central else _local_trust(secure_aggregation)]
+    sentences += [_starting_weights(pretrained)] if pretrained != "no" else []
     sentences += [f"Epsilon was computed by {_ACCOUNTANTS[first.accountant]}, with Opacus."]
+    if any(item.epsilon_spent is not None and item.epsilon_spent < item.epsilon for item in statements):
+        sentences += [
+            "Epsilon is that of all planned rounds, although fewer were trained: what ended them may have depended on the models."
+        ]
     sentences += ["Settings, numbers of units and numbers of steps are taken as public."]
     if first.noisy_statistics:
         sentences += ["Mean and standard deviation of the pixels were taken from the training images with noise, which epsilon includes."]
@@ -35,8 +41,8 @@ def paragraph(statements: Sequence[Statement], *, secure_aggregation: bool) -> s
     if len(known) < len(totals):
         sentences += ["Earlier runs on the same data protected another unit; what all runs cost together is not stated."]
     elif any(item.epsilon < total for item, total in zip(statements, known, strict=True)):
-        worst = max(known)
-        sentences += [f"Over all runs of this federation on the same data, epsilon is at most {_upper(worst)}."]
+        sentences += [f"Over all runs of this federation on the same data, epsilon is at most {_upper(max(known))}."]
+        sentences += ["That sum is for runs whose settings and ends were not chosen by the results of earlier ones."]
     sentences += ["Validation and test images are not covered: metrics on them are exact."]
     return " ".join(sentences)
 
@@ -86,6 +92,11 @@ def _local_trust(secure_aggregation: bool) -> str:
 def _central_trust(secure_aggregation: bool) -> str:
     saw = "by secure aggregation saw no single update, but saw their sum" if secure_aggregation else "saw each update"
     return f"The guarantee holds against whoever sees the global models, not against the driver, which {saw} before the noise."
+
+
+def _starting_weights(pretrained: str) -> str:
+    source = "torchvision's ImageNet weights" if pretrained == "imagenet" else f"the weights in the file {PurePath(pretrained).name!r}"
+    return f"Training started from {source}; the guarantee does not cover the images that those were trained on."
 
 
 def _range(values: Sequence[float]) -> str:

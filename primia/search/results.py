@@ -28,7 +28,7 @@ _MECHANISMS = 16
 _PRIVACY = (
     "This search trained {trials} on the same images. Together they spent at most epsilon = {epsilon:.4g} at delta = {delta:.3g} at each "
     "site (unit: one {unit}); since the best of them was chosen after all were seen, this, and not what its own training spent, is what "
-    "its publication costs."
+    "its publication costs. The sum takes settings and ends of the trials as fixed ahead; the limit search.max_epsilon does not."
 )
 
 _UNSTATED = (

@@ -30,6 +30,7 @@ _REFUSED = {
     "data.classes": "a list cannot be drawn",
     "federation.identity": "it is the name that sites grant",
     "privacy.unit": "what protects images and what protects patients does not add up over the trials",
+    "privacy.delta": "epsilons at different deltas do not add up over the trials",
 }
 _REFUSED_SECTIONS = {"search": "it says how to search", "inference": "it has no effect on training"}
 

@@ -59,6 +59,11 @@ class SiteRole:
         self._shares: dict[str, tuple[bytes, bytes]] = {}
         self._survivors: frozenset[str] = frozenset()
 
+    @property
+    def group(self) -> tuple[str, ...]:
+        """The site itself and those whose keys it has checked; empty before :meth:`share`."""
+        return self._group
+
     def advertise(self) -> Advertisement:
         """Fresh public keys, signed."""
         self._step("advertise")

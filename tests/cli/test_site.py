@@ -11,9 +11,12 @@ from typer.testing import CliRunner, Result
 
 from primia.cli.main import app
 from primia.data.shard import Row, ShardHeader, write_shard
-from primia.errors import ConsentError, DataError, PrimiaError, ProtocolError
+from primia.errors import ConsentError, DataError, PrimiaError, PrivacyError, ProtocolError
 from primia.federation import mock
 from primia.federation.site_box import SiteBox
+from primia.privacy.filter import filtered_epsilon
+from primia.privacy.ledger import Charge, Ledger
+from primia.privacy.spend import Spend
 
 STUDY = "study@hospital.example"
 
@@ -66,6 +69,50 @@ def boxes(made: Path, tmp_path: Path) -> Path:
     return tmp_path / "boxes"
 
 
+def spend(box: SiteBox, federation: str, round_: int, unit: str = "patient") -> None:
+    """Charge the ledger for ten steps."""
+    charge = Charge("2026-01-01T00:00:00+00:00", federation, "first", round_, unit, 2.0, 0.1, 10, delta=0.9)
+    Ledger(box.ledger).charge(charge, lambda charges: None)
+
+
+SPENT = filtered_epsilon([Spend(2.0, 0.1, 20)], 8.0, 1e-5)
+
+
+def test_show_adds_up_what_all_federations_may_spend(box: Path) -> None:
+    opened, other, third = SiteBox.open(box), "other@hospital.example", "third@hospital.example"
+    done("grant", box, STUDY, "--max-epsilon", "8")
+    done("grant", box, other, "--max-epsilon", "2", "--delta", "1e-6")
+    for number in (1, 2):
+        spend(opened, STUDY, number)
+    both = SPENT
+    assert f"for each patient: epsilon spent {both:.3f}, may reach 10, at delta 1.1e-05 (" in done("show", box)
+    done("revoke", box, STUDY)
+    assert f"for each patient: epsilon spent {both:.3f}, may reach {2 + SPENT:.4g}, at delta 1.1e-05 (" in done("show", box)
+    done("grant", box, third)
+    assert "is not bounded" in done("show", box)
+    spend(opened, third, 1, unit="image")
+    said = done("show", box)
+    assert "for each image: epsilon spent" in said and f"for each patient: epsilon spent {both:.3f}, may reach {2 + SPENT:.4g}" in said
+    spend(opened, other, 1, unit="image")
+    assert "for each patient: epsilon spent not known" in done("show", box)
+
+
+def test_a_grant_names_delta_unit_and_partners(box: Path) -> None:
+    said = done(
+        "grant", box, STUDY, "--max-epsilon", "2.5", "--delta", "1e-7", "--unit", "image", "--with", "b", "--with", "c", "--pinned", 1
+    )
+    words = (
+        "epsilon up to 2.5 over all its runs, at delta 1e-07 for each image, masked sums with b, c (all pinned by the owner, at least 1 of"
+    )
+    assert words in said
+    given = SiteBox.open(box).check_grant(STUDY)
+    assert (given.delta, given.unit, given.partners, given.pinned, given.first_contact) == (1e-7, "image", ("b", "c"), 1, False)
+    assert "masked sums with any sites (keys believed at first contact)" in done("grant", box, STUDY, "--first-contact")
+    assert SiteBox.open(box).check_grant(STUDY).first_contact
+    assert isinstance(failed("grant", box, STUDY, "--max-epsilon", "1", "--delta", "0.5"), PrivacyError)
+    assert run("grant", box, STUDY, "--unit", "site").exit_code == 2
+
+
 @pytest.mark.parametrize("verb", ["init", "show", "grant", "revoke", "pin"])
 def test_every_verb_has_an_example(verb: str) -> None:
     assert f"Example: primia-ray site {verb}" in done(verb, "--help")
@@ -85,9 +132,10 @@ def test_init_makes_one_box_or_one_a_site_and_says_what_is_next(made: Path) -> N
 def test_show_tells_the_owner_everything(box: Path) -> None:
     opened = SiteBox.open(box)
     done("grant", box, STUDY, "--max-epsilon", "8", "--until", "2999-12-31")
-    for number, epsilon in ((1, 0.25), (2, 0.5)):
-        event = {"purpose": "train", "federation": STUDY, "run": "first", "round": number, "images": 7, "epsilon": epsilon}
+    for number in (1, 2):
+        event = {"purpose": "train", "federation": STUDY, "run": "first", "round": number, "images": 7, "epsilon": number / 4}
         opened.audit({**event, "outcome": "delivered"})
+        spend(opened, STUDY, number)
     opened.audit({"purpose": "test", "federation": STUDY, "run": "first", "images": 7, "epsilon": None})
     said = done("show", box)
     assert f"site north, kept by data@north.example, in {box}\nfingerprint {opened.public.fingerprint}\n" in said
@@ -96,7 +144,9 @@ def test_show_tells_the_owner_everything(box: Path) -> None:
         ["test", "1", "6", "7", "4", "8"],
     ]
     (granted,) = (line for line in said.splitlines() if line.startswith(f"│ {STUDY}"))
-    assert granted.split()[3::2] == ["granted", datetime.now(UTC).date().isoformat(), "2999-12-31", "8", "0.500", "secure"]
+    assert granted.split()[3::2] == ["granted", datetime.now(UTC).date().isoformat(), "2999-12-31", "8", f"{SPENT:.3f}", "secure"]
+    assert f"{STUDY}: updates masked only, epsilon up to 8 over all its runs, at delta 1e-05 for each patient, masked sums with" in said
+    assert f"for each patient: epsilon spent {SPENT:.3f}, may reach 8, at delta 1e-05 (epsilons and deltas added up)" in said
     assert "pinned keys of others: none" in said and "audit log: 5 lines, verified" in said
     assert f"train: federation {STUDY}, run first, round 2, images 7, epsilon 0.5, outcome delivered\n" in said
     assert f"test: federation {STUDY}, run first, images 7\n" in said
@@ -131,7 +181,10 @@ def test_show_shows_all_else_before_a_broken_audit_log(box: Path) -> None:
 
 def test_grant_and_revoke_of_one_box(box: Path) -> None:
     said = done("grant", box, STUDY, "--max-epsilon", "2.5")
-    assert f"granted {STUDY} the data of north: updates masked only, epsilon up to 2.5 over all its runs, until revoked" in said
+    assert (
+        f"granted {STUDY} the data of north: updates masked only, epsilon up to 2.5 over all its runs, at delta 1e-05 for each patient, "
+        in said
+    )
     assert f"primia-ray site revoke {box} {STUDY}\n" in said
     assert SiteBox.open(box).max_epsilon(STUDY) == 2.5
     assert f"revoked {STUDY} at north" in done("revoke", box, STUDY)

@@ -137,7 +137,7 @@ def make_boxed(packed: Path, tmp_path: Path) -> Callable[..., tuple[RunSetup, di
         boxes = {box.name: box for box in create_boxes(tmp_path / "boxes", packed)}
         for box in boxes.values():
             if grant is not None:
-                box.grant("demo@primia.example", **grant)
+                box.grant("demo@primia.example", **{"first_contact": True, **grant})
         base = {
             "data": {"source": "boxes", "path": tmp_path / "boxes"},
             "training": {"batch_size": 4, "optimizer": "sgd", "learning_rate": 0.05},

@@ -15,7 +15,7 @@ from primia.errors import ConsentError
 from primia.federation import consent
 from primia.federation.box_datasets import BoxDatasets
 from primia.federation.box_files import read_json
-from primia.federation.consent import Grants, Protection
+from primia.federation.consent import Grant, Grants, Protection, Terms, Unit
 
 OWNER = "data@north.example"
 STUDY = "study@hospital.example"
@@ -125,6 +125,13 @@ def test_terms_without_meaning_are_refused(box: Path) -> None:
     for cap in (0.0, -1.0, float("nan"), float("inf")):
         with pytest.raises(ConsentError, match="a cap on epsilon"):
             grants(box).grant(STUDY, max_epsilon=cap)
+    for delta in (0.0, 1.0, float("nan")):
+        with pytest.raises(ConsentError, match="a cap at delta"):
+            grants(box).grant(STUDY, max_epsilon=1.0, delta=delta)
+    for pinned, partners in ((-1, ()), (2, ("a",)), (0, ("north",)), (0, ("a/b",))):
+        with pytest.raises(ConsentError):
+            grants(box).grant(STUDY, pinned=pinned, partners=partners)
+    assert grants(box).all() == ()
     assert grants(box).all() == ()
 
 
@@ -295,10 +302,107 @@ def test_damaged_terms_let_in_nobody(box: Path, terms: str) -> None:
 
 
 def test_terms_are_kept_as_plain_json(box: Path) -> None:
-    given = grants(box).grant(STUDY, max_epsilon=3.5)
+    given = grants(box).grant(STUDY, max_epsilon=3.5, delta=1e-6, unit="image", partners=("south",), pinned=1, first_contact=True)
     assert read_json(box / "grants.json") == {
-        STUDY: {"granted": given.granted, "max_epsilon": 3.5, "until": None, "revoked": None, "require": "secure"}
+        STUDY: {
+            "granted": given.granted,
+            "max_epsilon": 3.5,
+            "delta": 1e-6,
+            "unit": "image",
+            "until": None,
+            "revoked": None,
+            "require": "secure",
+            "partners": ["south"],
+            "pinned": 1,
+            "first_contact": True,
+        }
     }
+    assert grants(box).check(STUDY) == given
+
+
+def test_a_grant_of_an_earlier_version_reads_as_the_defaults(box: Path) -> None:
+    given = grants(box).grant(STUDY, max_epsilon=2.0)
+    terms = {"granted": given.granted, "max_epsilon": 2.0, "until": None, "revoked": None, "require": "secure"}
+    (box / "grants.json").write_text(json.dumps({STUDY: terms}))
+    assert grants(box).check(STUDY) == given == Grant(STUDY, given.granted, 2.0)
+    assert (given.delta, given.unit, given.partners, given.pinned, given.first_contact) == (None, "patient", (), 0, False)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("delta", 0.0), ("delta", 1.0), ("delta", "x"), ("unit", "site"), ("unit", None), ("partners", 3), ("pinned", "x"), ("pinned", None)],
+)
+def test_terms_that_say_nothing_let_in_nobody(box: Path, key: str, value: object) -> None:
+    grants(box).grant(STUDY, max_epsilon=2.0)
+    terms = read_json(box / "grants.json")
+    terms[STUDY][key] = value
+    (box / "grants.json").write_text(json.dumps(terms))
+    assert f"grants.json: the terms of {STUDY} cannot be read" in refused(box)
+
+
+def test_a_cap_is_at_the_grants_delta_and_for_its_unit(box: Path) -> None:
+    limit = grants(box).grant(STUDY, max_epsilon=2.0).limit(1000)
+    assert limit is not None and (limit.epsilon, limit.delta, limit.unit) == (2.0, 1e-5, "patient")
+    limit = grants(box).grant(STUDY, max_epsilon=2.0, delta=1e-7, unit="image").limit(1000)
+    assert limit is not None and (limit.delta, limit.unit) == (1e-7, "image")
+    assert grants(box).grant(STUDY).limit(1000) is None
+
+
+@pytest.mark.parametrize("unit", ["patient", "image"])
+def test_a_cap_takes_runs_of_its_own_unit_only(box: Path, unit: Unit) -> None:
+    grant = grants(box).grant(STUDY, max_epsilon=2.0, unit=unit)
+    other = "image" if unit == "patient" else "patient"
+    grant.check_unit(unit)
+    with pytest.raises(
+        ConsentError, match=rf"for each {unit}, but this run has privacy\.unit = {other}.*set privacy\.unit = {unit}, or .*--unit {other}"
+    ):
+        grant.check_unit(other)
+    for nothing in ("none", "site"):
+        with pytest.raises(ConsentError, match=rf"set privacy\.unit = {unit}$"):
+            grant.check_unit(nothing)
+    grants(box).grant(STUDY).check_unit("none")
+
+
+def test_masked_sums_are_with_those_whom_the_owner_knows_and_wants(box: Path) -> None:
+    plain = grants(box).grant(STUDY)
+    plain.check_partners({"a", "b"}, {"a", "b"}, {"a", "b", "c"})
+    for by_owner in (set[str](), {"a"}):
+        with pytest.raises(ConsentError, match=r"whose key the owner has not pinned: .*--first-contact"):
+            plain.check_partners({"a", "b"}, {"a", "b"}, by_owner)
+    grants(box).grant(STUDY, first_contact=True).check_partners({"a", "b"}, {"a", "b"}, set())
+    named = grants(box).grant(STUDY, partners=("a", "b"))
+    named.check_partners({"a"}, {"a"}, {"a", "b", "c"})
+    with pytest.raises(ConsentError, match="with c, but is granted sums with a, b only"):
+        named.check_partners({"a", "c"}, {"a", "c"}, {"a", "b", "c"})
+    with pytest.raises(ConsentError, match="has not pinned"):
+        named.check_partners({"a"}, {"a"}, set())
+    some = grants(box).grant(STUDY, pinned=2, first_contact=True)
+    some.check_partners({"a", "b", "c"}, {"a", "b"}, {"a", "b"})
+    for met, by_owner in (({"a", "b", "c"}, {"a"}), ({"a", "c"}, {"a", "b"})):
+        with pytest.raises(ConsentError, match="with 1 other sites that the owner has pinned, but is granted sums with at least 2"):
+            some.check_partners({"a", "b", "c"}, met, by_owner)
+
+
+@pytest.mark.parametrize(
+    ("terms", "by_owner", "enough"),
+    [
+        ({}, "", False),
+        ({}, "a", True),
+        ({"first_contact": True}, "", True),
+        ({"partners": ("b",)}, "a", False),
+        ({"partners": ("b",)}, "ab", True),
+        ({"pinned": 2}, "a", False),
+        ({"pinned": 2, "first_contact": True}, "a", False),
+        ({"pinned": 2}, "ab", True),
+    ],
+)
+def test_a_masked_sum_needs_somebody_whom_the_owner_knows(box: Path, terms: Terms, by_owner: str, enough: bool) -> None:
+    grant = grants(box).grant(STUDY, **terms)
+    if enough:
+        grant.check_known(by_owner)
+        return
+    with pytest.raises(ConsentError, match=r"^a masked sum needs [12] other site\(s\) whose keys the owner has pinned, [01] are: "):
+        grant.check_known(by_owner)
 
 
 WAYS = {

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from primia.data.shard import Row, Shard, ShardHeader, write_shard
-from primia.errors import ConsentError, ProtocolError
+from primia.errors import ConsentError, PrivacyError, ProtocolError
 from primia.federation import mock
 from primia.federation.site_box import SiteBox, fill_box
 from primia.secagg.identity import Identity
@@ -223,7 +223,18 @@ def test_what_the_owner_and_the_worker_do_is_logged(path: Path) -> None:
     events = [dict(entry.event) for entry in box.audit_log()]
     assert [event["purpose"] for event in events] == ["init", "grant", "pin", "train", "revoke"]
     assert events[0] == {"purpose": "init", "site": "north", "images": {"train": 5, "test": 3}}
-    assert events[1] == {"purpose": "grant", "federation": STUDY, "max_epsilon": 4.0, "until": None, "require": "secure"}
+    assert events[1] == {
+        "purpose": "grant",
+        "federation": STUDY,
+        "max_epsilon": 4.0,
+        "delta": None,
+        "unit": "patient",
+        "until": None,
+        "require": "secure",
+        "partners": [],
+        "pinned": 0,
+        "first_contact": False,
+    }
     assert events[2] == {"purpose": "pin", "site": "south", "fingerprint": south.fingerprint, "by": "first contact"}
     assert box.audit_head().entries == 5
     log = path / "audit.jsonl"
@@ -247,3 +258,15 @@ def test_nothing_is_granted_without_a_whole_log_but_all_can_be_revoked(path: Pat
         (path / name).rename(path / f"old-{name}")
     box.grant(STUDY)
     assert [entry.event["purpose"] for entry in box.audit_log()] == ["grant"]
+
+
+def test_a_cap_at_a_delta_that_gives_units_away_is_no_grant(path: Path) -> None:
+    """Five images of as many patients, or fewer."""
+    box = SiteBox.open(path)
+    units = box.units("image")
+    for delta in (1 / units, 0.9):
+        with pytest.raises(PrivacyError, match=rf"\(--delta\), with {units} training images, allows to publish one of them"):
+            box.grant(STUDY, max_epsilon=1.0, delta=delta, unit="image")
+    assert box.grants() == ()
+    limit = SiteBox.open(path).grant(STUDY, max_epsilon=1.0).limit(box.units("patient"))
+    assert limit is not None and limit.delta == 1e-5

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from primia.errors import FederationError, PrivacyError
+from primia.config.settings import PrivacySettings
+from primia.errors import ConsentError, FederationError, PrivacyError, ProtocolError
 from primia.federation.checkpoint import Checkpoints, RunState
 from primia.federation.collect import CollectedFacts
 from primia.federation.events import Event, SiteLeftOut
-from primia.federation.exchange import RoundTask, Session
+from primia.federation.exchange import Charter, RoundTask, Session
 from primia.federation.hosts import Arguments
 from primia.federation.plan import assign_hosts
 from primia.federation.refusals import Kind
@@ -23,12 +24,17 @@ from primia.federation.run_setup import RunSetup
 from primia.federation.setup import prepare_run
 from primia.federation.site_box import SiteBox
 from primia.federation.sources import PackedSite
+from primia.privacy import statistics
+from primia.privacy.filter import filtered_epsilon
+from primia.privacy.ledger import Ledger
+from primia.secagg.driver import DriverRole
 from primia.secagg.identity import Identity
 from primia.secagg.messages import Task
 from primia.secagg.ring import Layout
 
 DRIVER = Identity.generate("demo@primia.example")
 FEDERATION = "demo@primia.example"
+NOISE = {"unit": "image", "noise_multiplier": 1.0, "accountant": "rdp", "delta": 0.01}
 Make = Callable[..., RunSetup]
 MakeHosts = Callable[..., Any]
 Words = Callable[..., str]
@@ -159,18 +165,20 @@ def test_a_cap_on_epsilon_keeps_out_runs_without_privacy(make_boxed: Any, make_h
     setup, boxes = make_boxed({"max_epsilon": 2.0})
     with pytest.raises(FederationError, match=r"it would be protected less than its owner"):
         prepare_run(setup, one_each(setup, make_hosts), DRIVER)
-    assert "allows epsilon = 2 in all, but this run has privacy.unit = none" in words(setup, "site-1", boxes["site-1"].path)
+    assert "is granted epsilon = 2 for each patient, but this run has privacy.unit = none" in words(setup, "site-1", boxes["site-1"].path)
 
 
 def test_a_cap_that_is_lowered_takes_effect_at_once(make_boxed: Any, make_hosts: MakeHosts, words: Words) -> None:
     privacy = {"unit": "image", "noise_multiplier": 2.0, "accountant": "rdp", "delta": 0.01}
-    setup, boxes = make_boxed({"max_epsilon": 50.0}, privacy=privacy, model={"normalisation": "group"}, federation={"rounds": 2})
+    setup, boxes = make_boxed(
+        {"max_epsilon": 200.0, "unit": "image"}, privacy=privacy, model={"normalisation": "group"}, federation={"rounds": 2}
+    )
     loop, events = loop_of(setup, one_each(setup, make_hosts)), list[Event]()
     for event in loop.run():
         events.append(event)
         if type(event).__name__ == "RoundFinished":
             for box in boxes.values():
-                box.grant(FEDERATION, max_epsilon=1e-3)
+                box.grant(FEDERATION, max_epsilon=1e-3, unit="image", first_contact=True)
     reasons = {event.reason for event in events if isinstance(event, SiteLeftOut)}
     assert loop.state.model.round == 1 and loop.status == "stopped"
     assert reasons == {Kind.SPENT.value}
@@ -179,9 +187,142 @@ def test_a_cap_that_is_lowered_takes_effect_at_once(make_boxed: Any, make_hosts:
 
 def test_a_run_without_any_budget_says_so(make_boxed: Any, make_hosts: MakeHosts) -> None:
     privacy = {"unit": "image", "noise_multiplier": 1.0, "accountant": "rdp", "delta": 0.01}
-    setup, _ = make_boxed({"max_epsilon": 1e-3}, privacy=privacy, model={"normalisation": "group"})
+    setup, _ = make_boxed({"max_epsilon": 1e-3, "unit": "image"}, privacy=privacy, model={"normalisation": "group"})
     with pytest.raises(PrivacyError, match=r"no round can be trained.*0 of 3 sites take part"):
         list(loop_of(setup, one_each(setup, make_hosts)).run())
+
+
+def test_a_cap_holds_at_the_grants_delta_whatever_runs_name(make_boxed: Any, make_hosts: MakeHosts) -> None:
+    """The attack: three runs that name a delta at which they seem to cost next to nothing."""
+    setup, boxes = make_boxed({"max_epsilon": 30.0, "unit": "image"}, model={"normalisation": "group"})
+    for number, delta in enumerate((0.05, 0.9, 0.95, 0.99)):
+        privacy = PrivacySettings(unit="image", noise_multiplier=3.0, accountant="rdp", delta=delta)
+        settings = setup.settings.model_copy(update={"privacy": privacy})
+        folder = RunFolder.create(setup.folder.with_name(f"attack-{number}"), settings, "x").path
+        run = replace(setup, settings=settings, folder=folder)
+        try:
+            list(loop_of(run, one_each(run, make_hosts)).run())
+        except (FederationError, PrivacyError) as error:
+            assert delta < 0.1 or "allows to publish one of them in full" in str(error)
+        else:
+            assert delta < 0.1
+    for box in boxes.values():
+        charges = Ledger(box.ledger).charges(FEDERATION)
+        assert filtered_epsilon([charge.spend for charge in charges], 30.0, 1e-5) <= 30.0
+        (budget,) = box.budgets()
+        assert (budget.cap, budget.unit, budget.delta) == (30.0, "image", 1e-5) and 0 < budget.spent <= 30.0
+
+
+def test_a_cap_for_patients_keeps_out_runs_that_protect_images(make_boxed: Any, make_hosts: MakeHosts) -> None:
+    setup, _ = make_boxed({"max_epsilon": 50.0}, privacy=NOISE, model={"normalisation": "group"})
+    with pytest.raises(FederationError, match=r"for each patient, but this run has privacy\.unit = image, .* --unit image"):
+        prepare_run(setup, one_each(setup, make_hosts), DRIVER)
+
+
+def test_the_unit_that_is_booked_is_the_one_that_is_sampled(make_setup: Make, make_hosts: MakeHosts) -> None:
+    """A driver that sends other settings under one charter: patients are booked, and images would be sampled."""
+    setup = make_setup(privacy=NOISE | {"unit": "patient"}, model={"normalisation": "group"}, training={"batch_size": 2})
+    hosts = one_each(setup, make_hosts)
+    patients = prepare_run(setup, hosts, DRIVER).session.charter
+    privacy = patients.settings.privacy.model_copy(update={"unit": "image"})
+    images = replace(patients, settings=patients.settings.model_copy(update={"privacy": privacy}))
+    (member,) = [host._members["site-1"] for host in hosts.hosts if "site-1" in host._members]
+    first = member.privacy(patients, 1)
+    first.charge(1, 1)
+    second = member.privacy(images, 1)
+    assert len(member.units(first)) == first.statement().units < len(member.units(second)) == second.mechanism.units
+    for call in (second.admit, second.charge):
+        with pytest.raises(PrivacyError, match="this run was charged with another unit"):
+            call(2, 1)
+    assert [charge.unit for charge in Ledger(RunFolder(setup.folder).sites / "site-1" / "privacy.jsonl").charges()] == ["patient"]
+
+
+def test_statistics_are_noised_as_they_are_booked(make_setup: Make, make_hosts: MakeHosts, monkeypatch: pytest.MonkeyPatch) -> None:
+    setup = make_setup(privacy=NOISE | {"statistics": "noisy", "statistics_noise": 7.0}, model={"normalisation": "group"})
+    seen: list[float] = []
+    noised = statistics.noisy_sums
+    monkeypatch.setattr(
+        statistics, "noisy_sums", lambda data, units, noise, generator: seen.append(noise) or noised(data, units, noise, generator)
+    )
+    prepare_run(setup, one_each(setup, make_hosts), DRIVER)
+    charges = [Ledger(RunFolder(setup.folder).sites / site / "privacy.jsonl").charges() for site in setup.training_sites]
+    assert seen == [7.0] * 3 and [charge.noise_multiplier for (charge,) in charges] == seen
+
+
+def meet(boxes: dict[str, SiteBox], pairs: Iterable[tuple[str, str]]) -> None:
+    """Let owners pin one another: (who, whom)."""
+    for who, whom in pairs:
+        boxes[who].pin(boxes[whom].public, by_owner=True)
+
+
+EVERYBODY = [(who, whom) for who in ("site-1", "site-2", "site-3") for whom in ("site-1", "site-2", "site-3") if who != whom]
+
+
+def test_without_pins_a_masked_sum_needs_first_contact(make_boxed: Any, make_hosts: MakeHosts) -> None:
+    setup, boxes = make_boxed({"first_contact": False})
+    with pytest.raises(FederationError, match=r"needs 1 other site\(s\) whose keys the owner has pinned, 0 are: .* --first-contact"):
+        prepare_run(setup, one_each(setup, make_hosts), DRIVER)
+    assert not any(box.peers() for box in boxes.values()), "no key is believed"
+    meet(boxes, [("site-1", "site-2"), ("site-2", "site-3"), ("site-3", "site-1")])
+    with pytest.raises(ProtocolError, match=r"site-1: .*with site-3, whose key the owner has not pinned"):
+        prepare_run(setup, one_each(setup, make_hosts), DRIVER)
+    meet(boxes, EVERYBODY)
+    prepare_run(setup, one_each(setup, make_hosts), DRIVER)
+
+
+def test_sites_that_were_believed_once_are_in_no_sum_without_first_contact(make_boxed: Any, make_hosts: MakeHosts) -> None:
+    """The owner pins one real site, and asks for more from then on; two that the driver made up were believed before."""
+    setup, boxes = make_boxed({})
+    prepare_run(setup, one_each(setup, make_hosts), DRIVER)
+    meet(boxes, [("site-1", "site-2")])
+    boxes["site-1"].grant(FEDERATION)
+    with pytest.raises(ConsentError, match="with site-3, whose key the owner has not pinned"):
+        boxes["site-1"].check_partners(FEDERATION, ["site-1", "site-2", "site-3"], ["site-1", "site-2", "site-3"])
+    boxes["site-1"].check_partners(FEDERATION, ["site-1", "site-2"], ["site-1", "site-2"])
+
+
+@pytest.fixture
+def begun(make_boxed: Any, make_hosts: MakeHosts) -> tuple[Any, Charter, dict[str, Any], dict[str, SiteBox]]:
+    """An aggregation that all sites have joined, each knowing all others: hosts, charter, rosters, boxes."""
+    setup, boxes = make_boxed({})
+    meet(boxes, EVERYBODY)
+    hosts = one_each(setup, make_hosts)
+    charter = prepare_run(setup, hosts, DRIVER).session.charter
+    names = tuple(sorted(boxes))
+    role = DriverRole(Task(FEDERATION, charter.run, 1, "train", names, 0.6, 0, Layout(1, 1)))
+    advertisements: dict[str, Any] = {}
+    for host in hosts.hosts:
+        advertisements |= host.advertise(charter, role.task, names).values
+    return hosts, charter, role.rosters(advertisements), boxes
+
+
+@pytest.mark.parametrize(
+    ("grant", "said"),
+    [
+        ({"partners": ("site-2",)}, "with site-3, but is granted sums with site-2 only"),
+        ({"pinned": 2, "first_contact": True}, "with 1 other sites that the owner has pinned, but is granted sums with at least 2"),
+        ({}, "whose key the owner has not pinned"),
+    ],
+    ids=["with", "pinned", "plain"],
+)
+def test_a_roster_that_the_owner_does_not_want_gets_no_shares(begun: Any, grant: dict[str, Any], said: str) -> None:
+    """Joining is not enough: whoever is in the roster is in the sum."""
+    hosts, charter, rosters, boxes = begun
+    peers = boxes["site-1"].path / "peers.json"
+    if "partners" not in grant:
+        peers.write_text(peers.read_text().replace('"owner"', '"first contact"', 1))
+    boxes["site-1"].grant(FEDERATION, **grant)
+    reply = hosts.hosts[0].share(charter, "train", {"site-1": rosters["site-1"]})
+    assert not reply.values and said in reply.failures[0].reason
+
+
+def test_pinned_sites_count_where_they_have_delivered(begun: Any) -> None:
+    """A driver that says that those whom the owner knows were lost on the way."""
+    hosts, charter, rosters, boxes = begun
+    boxes["site-1"].grant(FEDERATION, pinned=2)
+    assert hosts.hosts[0].share(charter, "train", {"site-1": rosters["site-1"]}).values
+    reply = hosts.hosts[0].confirm(charter, "train", ["site-1"], ["site-1", "site-3"])
+    assert not reply.values and "with 1 other sites that the owner has pinned" in reply.failures[0].reason
 
 
 def test_less_protection_than_granted_keeps_a_site_out(make_boxed: Any, make_hosts: MakeHosts) -> None:

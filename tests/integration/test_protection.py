@@ -108,7 +108,7 @@ def test_grants_are_read_each_round_and_a_revoked_site_stays_out(
     arguments = [*train_arguments("run", "federation.sync_every_n_batch=40", "federation.rounds=5"), "--data", str(tmp_path / "boxes")]
     boxes = {name: SiteBox.open(tmp_path / "boxes" / name) for name in ("site-1", "site-2", "site-3")}
     for box in boxes.values():
-        box.grant(FEDERATION)
+        box.grant(FEDERATION, first_contact=True)
     command = primia_ray(*arguments)
     run = tmp_path / "runs/run"
     command.wait_for(lambda: (run / "checkpoints/round-000002.json").exists(), "checkpoint of round 2")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from primia.errors import PrivacyError
@@ -147,3 +149,14 @@ def test_a_history_of_many_mechanisms_is_bounded_by_renyi_divergence() -> None:
     assert history_epsilon(many, 1e-4, "prv", most=5) == epsilon(many, 1e-4, "prv") < epsilon(many, 1e-4, "rdp")
     assert history_epsilon(many, 1e-4, "rdp", most=5) == epsilon(many, 1e-4, "rdp")
     assert history_epsilon([], 1e-4, "prv") == 0.0
+
+
+@pytest.mark.parametrize("accountant", ["rdp", "prv"])
+def test_epsilon_is_never_negative(accountant: str) -> None:
+    """At a large delta conversions of a small loss come out below 0."""
+    draw = np.random.default_rng(1)
+    for delta in (1e-9, 0.3, 0.9, 0.999):
+        noise, rate, steps = 10 ** draw.uniform(0, 3), 10 ** draw.uniform(-3, -0.5), 10 ** draw.uniform(0, 2)
+        spend = Spend(float(noise), float(rate), int(steps))
+        for spends in ([spend], [replace(spend, sample_rate=1.0)], []):
+            assert epsilon(spends, delta, accountant) >= 0.0 and history_epsilon(spends, delta, accountant) >= 0.0

@@ -72,7 +72,7 @@ def test_secure_aggregation_is_beside_the_guarantee_of_units_but_not_of_sites() 
 def test_statistics_other_runs_and_the_accountant_are_named() -> None:
     text = paragraph([replace(STATEMENT, noisy_statistics=True, epsilon_all_runs=7.0, accountant="rdp")], secure_aggregation=False)
     assert "from the training images with noise, which epsilon includes" in text
-    assert "Over all runs of this federation on the same data, epsilon is at most 7." in text
+    assert "Over all runs of this federation on the same data, epsilon is at most 7. That sum is for runs whose settings" in text
     assert "Rényi differential privacy (Mironov et al., 2019)" in text
 
 
@@ -80,3 +80,25 @@ def test_statistics_other_runs_and_the_accountant_are_named() -> None:
 def test_epsilon_is_never_rounded_down(epsilon: float, shown: str) -> None:
     text = paragraph([replace(STATEMENT, epsilon=epsilon, epsilon_all_runs=epsilon)], secure_aggregation=False)
     assert f"epsilon = {shown} at delta" in text
+
+
+@pytest.mark.parametrize(
+    ("pretrained", "said"),
+    [
+        ("imagenet", "from torchvision's ImageNet weights;"),
+        ("/home/me/start.pth", "from the weights in the file 'start.pth';"),
+        ("No", "'No'"),
+    ],
+)
+@pytest.mark.parametrize("unit", ["image", "patient", "site"])
+def test_starting_weights_are_named_as_not_covered(pretrained: str, said: str, unit: str) -> None:
+    text = paragraph([replace(STATEMENT, unit=unit)], secure_aggregation=False, pretrained=pretrained)
+    assert said in text and "the guarantee does not cover the images that those were trained on." in text and "/home" not in text
+    assert "does not cover the images" not in paragraph([STATEMENT], secure_aggregation=False, pretrained="no")
+
+
+def test_fewer_rounds_than_planned_cost_all_that_were_planned() -> None:
+    early = replace(STATEMENT, epsilon_spent=1.5)
+    assert "epsilon at most 2.99" in paragraph([early, STATEMENT], secure_aggregation=False)
+    assert "Epsilon is that of all planned rounds, although fewer were trained" in paragraph([early], secure_aggregation=False)
+    assert "planned" not in paragraph([replace(STATEMENT, epsilon_spent=2.981)], secure_aggregation=False)

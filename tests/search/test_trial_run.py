@@ -14,6 +14,7 @@ import pytest
 
 from primia.errors import RunError
 from primia.federation.run_folder import RunFolder
+from primia.privacy.filter import filtered_epsilon
 from primia.privacy.ledger import Ledger
 from primia.search import trial_run
 from primia.search.plan import Assignment, SweepPlan
@@ -401,9 +402,11 @@ def test_epsilon_is_told_by_site_and_as_an_objective(make_plan: MakePlan, local_
 def test_trials_together_stay_within_the_sweeps_epsilon(make_plan: MakePlan, local_hosts: Hosts) -> None:
     """The ledgers are the sweep's: the first trial ends where they are full, the next one cannot begin, and both say it."""
     alone = make_plan("alone", **PRIVATE, federation={"rounds": 2})
-    *_, told = trial(alone, local_hosts).told()
-    limit = max(told.record.epsilon.values())
-    plan = make_plan(**PRIVATE, search={"max_epsilon": limit * 1.001})
+    list(trial(alone, local_hosts).told())
+    ledgers = [Ledger(alone.path / "sites" / site / "privacy.jsonl").charges() for site in SITES]
+    spent = [[charge.spend for charge in charges] for charges in ledgers]
+    limit = next(limit / 10 for limit in range(1, 1000) if all(filtered_epsilon(each, limit / 10, 0.01) <= limit / 10 for each in spent))
+    plan = make_plan(**PRIVATE, search={"max_epsilon": limit})
     *_, first = trial(plan, local_hosts, 1).told()
     assert (first.record.state, first.record.rounds, first.is_spent) == (State.COMPLETE, 2, False)
     assert summary(plan, first.record)["status"] == "stopped"
