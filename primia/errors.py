@@ -93,3 +93,11 @@ class NotGranted(ConsentError):
 
 class ProtectionError(ConsentError):
     """A site's owner asks for more protection than a run gives."""
+
+
+class UnknownPartner(ConsentError):
+    """A masked sum would be with sites whose keys the owner has not pinned, or that the grant does not name."""
+
+
+class DeltaTooLarge(PrivacyError):
+    """A delta at which one of a site's units could be published in full."""

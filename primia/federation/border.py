@@ -197,6 +197,7 @@ FIELDS: Mapping[type, Mapping[str, Crossing]] = {
         "units": _SPENT_UNITS,
         "neighbours": _SPENT,
         "noisy_statistics": _SPENT,
+        "epsilon_spent": _SPENT_UNITS,
     },
 }
 

@@ -19,7 +19,7 @@ from typing import Any, Literal, TypedDict, Unpack, get_args
 from syft_perms import SyftPermContext
 from syft_perms.syftperm_modifier import PERMISSION_FILE_NAME, RuleSet
 
-from primia.errors import ConsentError, NotGranted, ProtectionError
+from primia.errors import ConsentError, NotGranted, ProtectionError, UnknownPartner
 from primia.federation.box_datasets import BoxDatasets, identity_name
 from primia.federation.box_files import locked, read_json, write_json, write_private
 from primia.federation.peers import check_name
@@ -139,13 +139,13 @@ class Grant:
         known = set(by_owner) & set(self.partners) if self.partners else set(by_owner)
         least = self.pinned if self.first_contact else max(1, self.pinned)
         if len(known) < least:
-            raise ProtectionError(
+            raise UnknownPartner(
                 f"a masked sum needs {least} other site(s) whose keys the owner has pinned, {len(known)} are: primia-ray site pin BOX "
                 "FILE; or grant it with --first-contact, which believes the key first seen under a name"
             )
 
-    def _bad_sum(self, why: str) -> ProtectionError:
-        return ProtectionError(f"federation {self.federation} asks for a masked sum {why}")
+    def _bad_sum(self, why: str) -> UnknownPartner:
+        return UnknownPartner(f"federation {self.federation} asks for a masked sum {why}")
 
     def check_protection(self, *, secure: bool, sealed: bool) -> None:
         """Compare what is asked for with how updates would leave: masked (``secure``), ``sealed`` for the driver, or neither.

@@ -9,7 +9,18 @@ from __future__ import annotations
 
 from enum import Enum
 
-from primia.errors import ConsentError, DataError, ModelError, NotGranted, PrivacyError, ProtectionError, ProtocolError, TrainingError
+from primia.errors import (
+    ConsentError,
+    DataError,
+    DeltaTooLarge,
+    ModelError,
+    NotGranted,
+    PrivacyError,
+    ProtectionError,
+    ProtocolError,
+    TrainingError,
+    UnknownPartner,
+)
 from primia.privacy.errors import BudgetSpent
 
 
@@ -21,8 +32,13 @@ class Kind(Enum):
         "it would be protected less than its owner or this run's settings ask for (secure_aggregation.enabled and site_metrics, "
         "privacy.unit); the site's own log says how"
     )
+    PARTNERS = (
+        "its owner has not pinned the keys of the other sites of a sum, or has granted sums with others only; the owner can: "
+        "primia-ray site pin BOX FILE, or site grant BOX FEDERATION --first-contact"
+    )
     CONSENT = "its box cannot be used as it is; the site's own log says why"
     SPENT = "its privacy budget does not allow it: privacy.target_epsilon, search.max_epsilon, or its owner's cap on epsilon"
+    DELTA = "privacy.delta is too large for the number of its images or patients, and would protect nobody; leave it empty"
     UNMET = "privacy.target_epsilon cannot be met; raise it, or train fewer rounds"
     UNFIT = "its images cannot be used with these settings; the site's own log says why"
     NON_FINITE = "the loss is no longer finite; lower training.learning_rate"
@@ -44,13 +60,15 @@ class Kind(Enum):
         return _ENDS.get(self)
 
 
-_ENDS = {Kind.UNFIT: DataError, Kind.UNMET: PrivacyError, Kind.NON_FINITE: TrainingError}
+_ENDS = {Kind.UNFIT: DataError, Kind.UNMET: PrivacyError, Kind.DELTA: PrivacyError, Kind.NON_FINITE: TrainingError}
 
 _KINDS: tuple[tuple[type[Exception], Kind], ...] = (
     (NotGranted, Kind.NOT_GRANTED),
     (ProtectionError, Kind.PROTECTION),
+    (UnknownPartner, Kind.PARTNERS),
     (ConsentError, Kind.CONSENT),
     (BudgetSpent, Kind.SPENT),
+    (DeltaTooLarge, Kind.DELTA),
     (PrivacyError, Kind.UNMET),
     (DataError, Kind.UNFIT),
     (ModelError, Kind.UNFIT),

@@ -139,7 +139,7 @@ class SiteBox:
         """Training images, or patients, in the private half, which is opened; 0 without one."""
         if TRAIN not in self.splits:
             return 0
-        shard = Shard.open(self.shard(TRAIN, dry_run=False))
+        shard = Shard.open(self.shard(TRAIN, dry_run=False), box=self.path)
         return len(set(shard.patients)) if unit == "patient" else len(shard)
 
     def dataset_id(self, split: str) -> str:

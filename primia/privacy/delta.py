@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from primia.errors import PrivacyError
+from primia.errors import DeltaTooLarge
 
 _LARGEST_DEFAULT = 1e-5
 _EXPONENT = -1.1
@@ -19,10 +19,10 @@ def check_delta(delta: float | None, units: int, *, unit: str, where: str) -> No
     """Demand a ``delta`` below 1 / units: publishing one unit at random, in full, has a delta of 1 / units.
 
     Raises:
-        PrivacyError: it is not.
+        DeltaTooLarge: it is not.
     """
     if delta is not None and delta * units >= 1.0:
-        raise PrivacyError(
+        raise DeltaTooLarge(
             f"delta = {delta:g} {where}, with {units} {_PLURAL[unit]}, allows to publish one of them in full; set a delta well below "
             f"1 / {units} = {1 / units:.3g}, for example {default_delta(units):.2g}"
         )

@@ -333,7 +333,7 @@ def boxed(make_sized: Callable[..., RunSetup], tmp_path: Path) -> tuple[RunSetup
     make_sized("packed", (12, 12, 12))
     boxes = {box.name: box for box in create_boxes(tmp_path / "boxes", tmp_path / "packed-shards")}
     for box in boxes.values():
-        box.grant("demo@primia.example")
+        box.grant("demo@primia.example", first_contact=True)
     settings = Settings.model_validate(
         {
             "data": {"source": "boxes", "path": tmp_path / "boxes"},

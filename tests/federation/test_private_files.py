@@ -19,7 +19,7 @@ from primia.config.settings import Settings
 from primia.data.federation import prepare
 from primia.federation.boxes import create_boxes
 from primia.federation.driver import run_federation
-from primia.federation.plan import plan_sites
+from primia.federation.plan import assign_hosts, plan_sites
 from primia.federation.run_folder import RunFolder
 from primia.federation.run_setup import RunSetup
 from primia.inference.certificates import make_certificates
@@ -62,7 +62,7 @@ def trained(root: Path, make_hosts: Callable[..., object]) -> RunFolder:
     data = prepare(settings.data, settings.run.output / ".shards")
     folder = RunFolder.create(settings.run.output / "a", settings, data.fingerprint)
     setup = RunSetup.of(settings, data, folder.path, started_at=0.0)
-    for _ in run_federation(setup, make_hosts([plan_sites(data, settings.run)])):  # type: ignore[arg-type]
+    for _ in run_federation(setup, make_hosts(assign_hosts(plan_sites(data, settings.run), 1))):  # type: ignore[arg-type]
         pass
     write_report(folder.path)
     return folder

@@ -23,6 +23,7 @@ from primia.federation.run_folder import RunFolder
 from primia.federation.run_setup import RunSetup
 from primia.federation.setup import prepare_run
 from primia.federation.site_box import SiteBox
+from primia.federation.site_log import SiteLog
 from primia.federation.sources import PackedSite
 from primia.privacy import statistics
 from primia.privacy.filter import filtered_epsilon
@@ -192,7 +193,7 @@ def test_a_run_without_any_budget_says_so(make_boxed: Any, make_hosts: MakeHosts
         list(loop_of(setup, one_each(setup, make_hosts)).run())
 
 
-def test_a_cap_holds_at_the_grants_delta_whatever_runs_name(make_boxed: Any, make_hosts: MakeHosts) -> None:
+def test_a_cap_holds_at_the_grants_delta_whatever_runs_name(make_boxed: Any, make_hosts: MakeHosts, words: Words) -> None:
     """The attack: three runs that name a delta at which they seem to cost next to nothing."""
     setup, boxes = make_boxed({"max_epsilon": 30.0, "unit": "image"}, model={"normalisation": "group"})
     for number, delta in enumerate((0.05, 0.9, 0.95, 0.99)):
@@ -203,7 +204,8 @@ def test_a_cap_holds_at_the_grants_delta_whatever_runs_name(make_boxed: Any, mak
         try:
             list(loop_of(run, one_each(run, make_hosts)).run())
         except (FederationError, PrivacyError) as error:
-            assert delta < 0.1 or "allows to publish one of them in full" in str(error)
+            assert delta < 0.1 or Kind.DELTA.value in str(error)
+            assert delta < 0.1 or "allows to publish one of them in full" in words(run, "site-1", boxes["site-1"].path)
         else:
             assert delta < 0.1
     for box in boxes.values():
@@ -213,10 +215,12 @@ def test_a_cap_holds_at_the_grants_delta_whatever_runs_name(make_boxed: Any, mak
         assert (budget.cap, budget.unit, budget.delta) == (30.0, "image", 1e-5) and 0 < budget.spent <= 30.0
 
 
-def test_a_cap_for_patients_keeps_out_runs_that_protect_images(make_boxed: Any, make_hosts: MakeHosts) -> None:
-    setup, _ = make_boxed({"max_epsilon": 50.0}, privacy=NOISE, model={"normalisation": "group"})
-    with pytest.raises(FederationError, match=r"for each patient, but this run has privacy\.unit = image, .* --unit image"):
+def test_a_cap_for_patients_keeps_out_runs_that_protect_images(make_boxed: Any, make_hosts: MakeHosts, words: Words) -> None:
+    setup, boxes = make_boxed({"max_epsilon": 50.0}, privacy=NOISE, model={"normalisation": "group"})
+    with pytest.raises(FederationError, match="protected less than its owner"):
         prepare_run(setup, one_each(setup, make_hosts), DRIVER)
+    said = words(setup, "site-1", boxes["site-1"].path)
+    assert "for each patient, but this run has privacy.unit = image" in said and "--unit image" in said
 
 
 def test_the_unit_that_is_booked_is_the_one_that_is_sampled(make_setup: Make, make_hosts: MakeHosts) -> None:
@@ -226,11 +230,11 @@ def test_the_unit_that_is_booked_is_the_one_that_is_sampled(make_setup: Make, ma
     patients = prepare_run(setup, hosts, DRIVER).session.charter
     privacy = patients.settings.privacy.model_copy(update={"unit": "image"})
     images = replace(patients, settings=patients.settings.model_copy(update={"privacy": privacy}))
-    (member,) = [host._members["site-1"] for host in hosts.hosts if "site-1" in host._members]
+    (member,) = [member for host in hosts.hosts if (member := host._gate.member("site-1"))]
     first = member.privacy(patients, 1)
     first.charge(1, 1)
     second = member.privacy(images, 1)
-    assert len(member.units(first)) == first.statement().units < len(member.units(second)) == second.mechanism.units
+    assert len(member.units(patients, first)) == first.statement().units < len(member.units(images, second)) == second.mechanism.units
     for call in (second.admit, second.charge):
         with pytest.raises(PrivacyError, match="this run was charged with another unit"):
             call(2, 1)
@@ -258,14 +262,17 @@ def meet(boxes: dict[str, SiteBox], pairs: Iterable[tuple[str, str]]) -> None:
 EVERYBODY = [(who, whom) for who in ("site-1", "site-2", "site-3") for whom in ("site-1", "site-2", "site-3") if who != whom]
 
 
-def test_without_pins_a_masked_sum_needs_first_contact(make_boxed: Any, make_hosts: MakeHosts) -> None:
+def test_without_pins_a_masked_sum_needs_first_contact(make_boxed: Any, make_hosts: MakeHosts, words: Words) -> None:
     setup, boxes = make_boxed({"first_contact": False})
-    with pytest.raises(FederationError, match=r"needs 1 other site\(s\) whose keys the owner has pinned, 0 are: .* --first-contact"):
+    with pytest.raises(FederationError, match="its owner has not pinned the keys of the other sites of a sum"):
         prepare_run(setup, one_each(setup, make_hosts), DRIVER)
+    said = words(setup, "site-1", boxes["site-1"].path)
+    assert "needs 1 other site(s) whose keys the owner has pinned, 0 are" in said and "--first-contact" in said
     assert not any(box.peers() for box in boxes.values()), "no key is believed"
     meet(boxes, [("site-1", "site-2"), ("site-2", "site-3"), ("site-3", "site-1")])
-    with pytest.raises(ProtocolError, match=r"site-1: .*with site-3, whose key the owner has not pinned"):
+    with pytest.raises(ProtocolError, match="site-1: its owner has not pinned the keys of the other sites of a sum"):
         prepare_run(setup, one_each(setup, make_hosts), DRIVER)
+    assert "with site-3, whose key the owner has not pinned" in words(setup, "site-1", boxes["site-1"].path)
     meet(boxes, EVERYBODY)
     prepare_run(setup, one_each(setup, make_hosts), DRIVER)
 
@@ -300,7 +307,7 @@ def begun(make_boxed: Any, make_hosts: MakeHosts) -> tuple[Any, Charter, dict[st
     ("grant", "said"),
     [
         ({"partners": ("site-2",)}, "with site-3, but is granted sums with site-2 only"),
-        ({"pinned": 2, "first_contact": True}, "with 1 other sites that the owner has pinned, but is granted sums with at least 2"),
+        ({"pinned": 2, "first_contact": True}, "a masked sum needs 2 other site(s) whose keys the owner has pinned, 1 are"),
         ({}, "whose key the owner has not pinned"),
     ],
     ids=["with", "pinned", "plain"],
@@ -313,7 +320,8 @@ def test_a_roster_that_the_owner_does_not_want_gets_no_shares(begun: Any, grant:
         peers.write_text(peers.read_text().replace('"owner"', '"first contact"', 1))
     boxes["site-1"].grant(FEDERATION, **grant)
     reply = hosts.hosts[0].share(charter, "train", {"site-1": rosters["site-1"]})
-    assert not reply.values and said in reply.failures[0].reason
+    assert not reply.values and reply.failures[0].kind is Kind.PARTNERS
+    assert said in SiteLog(boxes["site-1"].path / "errors.log").last().words  # type: ignore[union-attr]
 
 
 def test_pinned_sites_count_where_they_have_delivered(begun: Any) -> None:
@@ -322,7 +330,8 @@ def test_pinned_sites_count_where_they_have_delivered(begun: Any) -> None:
     boxes["site-1"].grant(FEDERATION, pinned=2)
     assert hosts.hosts[0].share(charter, "train", {"site-1": rosters["site-1"]}).values
     reply = hosts.hosts[0].confirm(charter, "train", ["site-1"], ["site-1", "site-3"])
-    assert not reply.values and "with 1 other sites that the owner has pinned" in reply.failures[0].reason
+    assert not reply.values and reply.failures[0].kind is Kind.PARTNERS
+    assert "with 1 other sites that the owner has pinned" in SiteLog(boxes["site-1"].path / "errors.log").last().words  # type: ignore[union-attr]
 
 
 def test_less_protection_than_granted_keeps_a_site_out(make_boxed: Any, make_hosts: MakeHosts) -> None:
@@ -350,7 +359,7 @@ def test_a_dry_run_does_not_touch_private_halves(make_boxed: Any, make_hosts: Ma
     lying = replace(setup, sites=tuple(replace(site, source=private_shards(boxes[site.name])) for site in setup.sites))
     with pytest.raises(FederationError, match="no training site takes part"):
         prepare_run(lying, one_each(lying, make_hosts), DRIVER)
-    assert "whose owner was not asked" in words(lying, "site-1")
+    assert "lies in the site box" in words(lying, "site-1")
     for box in boxes.values():
         for split in box.splits:
             box.shard(split, dry_run=False).write_text("not to be read")
