@@ -155,15 +155,25 @@ def test_from_python(run: Path, here: Path) -> None:
     assert sorted(path.name for path in here.iterdir()) == ["flat", "run"]
 
 
-def test_weights_that_are_not_numbers_flag_every_image(run: Path, here: Path) -> None:
+def save_weights(run: Path, value: float) -> None:
     model = build_model(ModelSettings(), classes=3, channels=1, image_size=16, seed=1)
     flat = FlatSpec.of(model)
     card = ModelCard(ModelSettings(), CLASSES, 1, 16, Normalisation((0.5,), (0.2,)), synthetic=False, run="run", versions={})
-    save_model(run, card, flat.state_dict(np.full_like(flat.parameters(model), np.nan), flat.buffers(model)))
+    save_model(run, card, flat.state_dict(np.full_like(flat.parameters(model), value), flat.buffers(model)))
+
+
+def test_weights_whose_outputs_are_not_numbers_flag_every_image(run: Path, here: Path) -> None:
+    save_weights(run, 1e38)
     result = call(run, "--data", put(here / "flat", 2))
     assert result.exit_code == 0, result.output
     assert "2 images: 0 predicted, 2 out of range" in result.stdout and "synthetic" not in result.stdout
     assert "out of range: 00.png (the model's output is not a finite number)" in result.stdout
+
+
+def test_weights_that_are_not_numbers_are_refused(run: Path, here: Path) -> None:
+    save_weights(run, float("nan"))
+    result = call(run, "--data", put(here / "flat", 2))
+    assert isinstance(result.exception, ModelError) and "numbers that are not finite" in str(result.exception)
 
 
 PLAN: dict[str, Any] = {

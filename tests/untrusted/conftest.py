@@ -17,7 +17,7 @@ from primia.data.shard import Row, ShardHeader, write_shard
 from primia.federation import mock
 from primia.federation.boxes import create_boxes
 from primia.federation.driver import run_federation
-from primia.federation.plan import plan_sites
+from primia.federation.plan import assign_hosts
 from primia.federation.run_folder import RunFolder
 from primia.federation.run_setup import RunSetup
 from primia.search.folder import SweepFolder
@@ -43,7 +43,7 @@ def run_folder(memory: Path, tiny_data: FederatedData) -> Path:
     settings = Settings.model_validate({**federation["TINY"], "federation": {"rounds": 2, "batchnorm": "local"}})
     folder = RunFolder.create(memory / "made" / "run", settings, tiny_data.fingerprint)
     setup = RunSetup.of(settings, tiny_data, folder.path, started_at=0.0)
-    for _ in run_federation(setup, federation["InProcessHosts"]([plan_sites(tiny_data, settings.run)])):
+    for _ in run_federation(setup, federation["InProcessHosts"](assign_hosts(setup.sites, 1))):
         pass
     shutil.rmtree(folder.tensorboard)
     return folder.path

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -32,7 +33,14 @@ def test_a_short_file_that_stands_for_much_is_refused_before_it_is_unpacked(tmp_
     monkeypatch.setattr(tables, "VALUE_LIMIT", 1_000_000)
     with pytest.raises(Unusable, match="too many"):
         read_table(tmp_path / "rows")
-    pq.write_table(pa.table({"a": ["x" * 100_000] * 900_000}), tmp_path / "texts")
+
+
+@pytest.mark.parametrize("store_schema", [True, False], ids=["dictionaries", "texts"])
+@pytest.mark.parametrize("length", [10_000, 100_000])
+def test_one_text_that_stands_in_many_rows_is_refused_before_it_is_unpacked(tmp_path: Path, length: int, store_schema: bool) -> None:
+    # Made from a dictionary: the column as it reads is 9 or 90 GB of text.
+    column = pa.DictionaryArray.from_arrays(pa.array(np.zeros(900_000, np.int32)), pa.array(["x" * length]))
+    pq.write_table(pa.table({"a": column}), tmp_path / "texts", store_schema=store_schema)
     assert (tmp_path / "texts").stat().st_size < 200_000
     with pytest.raises(Unusable, match="texts that are too long"):
         read_table(tmp_path / "texts")
