@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from rich.console import Console
+from safetensors.numpy import load_file, save_file
 
 from primia.cli.inference_display import job_progress
 from primia.config.settings import InferenceSettings
@@ -86,9 +87,9 @@ def test_weights_that_are_not_safetensors_are_refused(run: Path, images: Path, c
 
 
 def test_values_that_no_ring_holds_are_refused_by_layer(run: Path, images: Path) -> None:
-    card = json.loads((run / "model.json").read_text())
-    card["normalisation"]["std"] = [1e-7]
-    (run / "model.json").write_text(json.dumps(card))
+    weights = load_file(run / "model.safetensors")
+    weights["features.0.weight"] *= 1e8
+    save_file(weights, run / "model.safetensors")
     with pytest.raises(ModelError, match=r"features\.0: values up to"):
         compile_run(run, images, InferenceSettings(), Workers(1))
 

@@ -204,15 +204,50 @@ def test_whatever_a_units_vector_is(entries: list[float], repeat: int, clip: flo
 
 def test_sums_are_exact_whatever_the_order_and_the_number(make_model: MakeModel) -> None:
     """3,000 units whose entries are as large as they can be: float32 alone would round from the ninth on."""
-    summed = ClippedSum(nn.Linear(1, 1), lambda images, labels: images, 1.9999)
+    summed = ClippedSum(nn.Linear(2, 1), lambda images, labels: images, 1.9999)
     units = torch.eye(3).repeat(1000, 1) * 5.0
-    units[::2] *= -0.3
-    forward, backward, apart = (torch.zeros(3, dtype=torch.float64) for _ in range(3))
+    units[::7] *= -0.3
+    forward, backward, apart = (summed.zeros() for _ in range(3))
     summed.add_units(forward, units.clone())
     summed.add_units(backward, units.flip(0))
     for unit in units.split(1):
         summed.add_units(apart, unit.clone())
     assert torch.equal(forward, backward) and torch.equal(forward, apart)
+    alone = []
+    for unit in (units[0], units[1], units[2], units[7], units[14], units[21]):
+        each = summed.zeros()
+        summed.add_units(each, unit[None].clone())
+        alone.append(each)
+    negative, positive = [(units[at::3, at] < 0).sum() for at in range(3)], [(units[at::3, at] > 0).sum() for at in range(3)]
+    sizes = {float(value) for each in alone for value in each if value}
+    large, small = max(sizes), min(sizes)
+    assert len(sizes) == 2 and forward.tolist() == [int(p) * large + int(n) * small for p, n in zip(positive, negative, strict=True)]
+
+
+def test_entries_are_truncated_never_rounded_up() -> None:
+    summed = ClippedSum(nn.Linear(1, 1), lambda images, labels: images, 1.0)
+    vector = torch.linspace(-0.01, 0.01, 1001)
+    total = torch.zeros(1001, dtype=torch.float64)
+    summed.add_units(total, vector[None].clone())
+    assert torch.equal(total, (vector.double() / summed.step).trunc())
+
+
+@pytest.mark.parametrize("count", [60_000, 65_536])
+def test_norms_that_float32_sums_too_small_are_allowed_for(count: int) -> None:
+    """Equal entries that are a whole number of steps but for a hair: any understatement lifts all of them by a step."""
+    exceeded = 0
+    for value in np.random.Generator(np.random.Philox(3)).uniform(0.5, 2.0, 40):
+        steps_each = 5000
+        clip = steps_each * 2.0**-20 * count**0.5 * (1 - 1e-8)
+        summed = ClippedSum(nn.Linear(1, 1), lambda images, labels: images, clip)
+        clip *= summed.step / 2.0**-20
+        summed = ClippedSum(nn.Linear(1, 1), lambda images, labels: images, clip)
+        vector = torch.full((1, count), float(value))
+        exceeded += float(torch.linalg.vector_norm(vector)) < float(vector.double().norm()) * (1 - 2e-8)
+        total = torch.zeros(count, dtype=torch.float64)
+        summed.add_units(total, vector.clone())
+        assert exact_norm(total) * summed.step <= clip
+    assert exceeded, "float32 understates none of these norms, so this shows nothing"
 
 
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])

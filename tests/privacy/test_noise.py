@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from primia.privacy.noise import SecureGenerator, _proposal
+from primia.privacy.noise import SecureGenerator, _draw, _proposal
 
 COUNT = 400_001
 
@@ -131,14 +131,14 @@ def test_what_float64_cannot_decide_is_decided_by_more_bits(generator: SecureGen
     edge = int(low * Decimal(2) ** 64)
     width = int((high - low) * Decimal(2) ** 64) + 2
     assert generator._decided(word, edge - 2, proposal) and not generator._decided(word, edge + width + 2, proposal)
+    for threshold in (edge, edge + width // 2):
+        assert _draw(np.array([word, threshold], np.uint64), 0, np.empty(1, np.int64), *proposal.tables) == (0, 2, True)
     outcomes = [generator._decided(word, edge + width // 2, proposal) for _ in range(200)]
     assert 40 < sum(outcomes) < 160
 
 
 def test_the_compiled_loop_agrees_with_the_exact_comparison(generator: SecureGenerator) -> None:
     """On 3,000 random pairs of words, a third of them beyond what is accepted at once."""
-    from primia.privacy.noise import _draw
-
     proposal, words = _proposal(777.7), SecureGenerator(bytes(31) + b"x").words(6000)
     out = np.empty(1, np.int64)
     for first, second in words.reshape(-1, 2):

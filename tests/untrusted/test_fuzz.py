@@ -54,7 +54,7 @@ def read_run(path: Path, what: str, number: int) -> None:
     with folder.logging() as log:
         log.info("read")
     results = RunResults.read(path)
-    if number % 100 == 0:
+    if number % 350 == 0:
         render_report(results)
 
 
@@ -74,7 +74,7 @@ def read_sweep(path: Path, what: str, number: int) -> None:
     search = space.base.search.model_copy(update={"warm_start": (str(path),)})
     known_from_start(replace(space, base=space.base.model_copy(update={"search": search})))
     results = SweepResults.read(folder)
-    if number % 100 == 0 and results:
+    if number % 125 == 0 and results:
         render_sweep(folder)
 
 
