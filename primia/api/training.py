@@ -161,7 +161,7 @@ def _resumed_settings(given: Settings | None, path: Path) -> Settings:
 
 def _open(path: Path, data: FederatedData) -> RunFolder:
     folder = RunFolder.open(path)
-    if folder.summary.exists() and folder.read_summary()["status"] != "pruned":
+    if folder.summary.exists() and folder.status() != "pruned":
         raise RunError(f"{path} is finished; see it with: primia-ray report {path}")
     sweep = path.parent.parent
     if folder.settings().privacy.is_on and SweepFolder.is_sweep(sweep):

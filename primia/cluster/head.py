@@ -24,7 +24,7 @@ from threading import Event, Thread
 from time import monotonic, sleep
 
 from primia.cluster.jobs import find_token, last_lines, request
-from primia.cluster.session import _QUIET, _own_token, _store
+from primia.cluster.session import _QUIET, _own_token, _ray_folder, _short_folder, _store
 from primia.errors import ClusterError
 from primia.files import UMASK
 
@@ -33,7 +33,6 @@ _END_S = 20.0
 _STRAGGLERS_S = 5.0  # of the group, once the head itself has gone: where nobody reaps them, they never seem to go
 _LATECOMER_S = 1.0
 _POLL_S = 0.1
-_LONGEST_FOLDER = 24  # Ray's sockets lie 65 characters deeper, and a Unix socket's path ends at 103 or 107
 _OTHER_CLUSTERS = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_REDIS_ADDRESS", "RAY_AUTH_TOKEN")
 
 
@@ -151,11 +150,6 @@ def _group_lives(process: subprocess.Popen[bytes]) -> bool:
     return True
 
 
-def _short_folder() -> str | None:
-    """Where temporary folders go; None: the usual place."""
-    return "/tmp" if len(tempfile.gettempdir()) > _LONGEST_FOLDER and Path("/tmp").is_dir() else None
-
-
 def _free_ports(count: int) -> list[int]:
     with ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
@@ -170,10 +164,6 @@ def _last_lines(folder: Path) -> str:
 
 def _log(folder: Path) -> Path:
     return folder / "log"
-
-
-def _ray_folder(folder: Path) -> Path:
-    return folder / "r"
 
 
 def _serve(folder: str, arguments: list[str]) -> None:

@@ -24,6 +24,7 @@ _QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": 
 _SMALLEST_STORE_BYTES = 256 * 2**20
 _STORE_FRACTION = 0.4
 _CONNECT_S = 5.0
+_LONGEST_FOLDER = 24  # Ray's sockets lie 65 characters deeper, and a Unix socket's path ends at 103 or 107
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ def ray_session(address: str | None = None, *, store_bytes: int = 0, dashboard: 
     Raises:
         ClusterError: the cluster cannot be reached or started.
     """
-    with tempfile.TemporaryDirectory(prefix="primia-") as folder:
+    with tempfile.TemporaryDirectory(prefix="primia-", dir=_short_folder(), ignore_cleanup_errors=True) as folder:
         variables = dict(_QUIET) if address else _QUIET | _own_token(Path(folder))
         with set_environment(variables):
             if address:
@@ -54,7 +55,7 @@ def ray_session(address: str | None = None, *, store_bytes: int = 0, dashboard: 
             import ray  # after the variables: Ray reads some of them when it is imported
 
             _reread_authentication()
-            url = _init(ray, address, store_bytes, dashboard=dashboard)
+            url = _init(ray, address, store_bytes, _ray_folder(Path(folder)), dashboard=dashboard)
             try:
                 total = ray.cluster_resources()  # type: ignore[no-untyped-call]
                 yield ClusterResources(int(total.get("CPU", 1)), int(total.get("GPU", 0)), url, os.environ.get("RAY_AUTH_TOKEN_PATH", ""))
@@ -87,13 +88,21 @@ def _check_reachable(address: str) -> None:
         ) from None
 
 
-def _init(ray: Any, address: str | None, store_bytes: int, *, dashboard: bool) -> str:
-    """Start or attach; the dashboard's URL."""
+def _init(ray: Any, address: str | None, store_bytes: int, folder: Path, *, dashboard: bool) -> str:
+    """Start a cluster with its files in ``folder``, or attach; the dashboard's URL.
+
+    Ray opens its session's folder to everybody, whatever the umask: hence one that lies in a folder of this user's alone.
+    """
     options: dict[str, object] = {"log_to_driver": False, "logging_level": "ERROR", "namespace": "primia"}
     if address:
         options["address"] = address
     else:
-        options |= {"address": "local", "include_dashboard": dashboard, "object_store_memory": _store(store_bytes)}
+        options |= {
+            "address": "local",
+            "include_dashboard": dashboard,
+            "object_store_memory": _store(store_bytes),
+            "_temp_dir": str(folder),
+        }
     try:
         with private_umask():  # the cluster's processes take it over, and with it their logs
             host = ray.init(**options).dashboard_url
@@ -114,6 +123,15 @@ def _own_token(folder: Path) -> dict[str, str]:
     with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:  # noqa: PTH123
         file.write(secrets.token_hex(32))
     return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(path)}
+
+
+def _short_folder() -> str | None:
+    """Where temporary folders go; None: the usual place."""
+    return "/tmp" if len(tempfile.gettempdir()) > _LONGEST_FOLDER and Path("/tmp").is_dir() else None
+
+
+def _ray_folder(folder: Path) -> Path:
+    return folder / "r"
 
 
 def _store(wanted: int) -> int:

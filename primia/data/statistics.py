@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from primia.data.shard import Dataset
+from primia.untrusted.files import Unusable
 
 CHUNK = 256
 
@@ -43,6 +44,16 @@ class PixelSums:
 
     def __add__(self, other: PixelSums) -> PixelSums:
         return PixelSums(self.count + other.count, _add(self.total, other.total), _add(self.squares, other.squares))
+
+    def check(self, channels: int, *, exact: bool) -> None:
+        """Raise :class:`Unusable` where these are no sums over ``channels``, or, if they are ``exact``, over no pixels of 0 to 255."""
+        if not len(self.total) == len(self.squares) == channels:
+            raise Unusable(f"pixel sums are not of {channels} channels")
+        if exact and not (self.count > 0 and all(map(self._can_be, self.total, self.squares))):
+            raise Unusable("no pixels have such sums")
+
+    def _can_be(self, total: int, squares: int) -> bool:
+        return 0 <= total <= 255 * self.count and total**2 <= self.count * squares and squares <= 255 * total
 
     def normalisation(self) -> Normalisation:
         """Mean and population standard deviation, the latter at least one grey value, so that constant images can be divided by it."""

@@ -30,6 +30,9 @@ MEND = "find out who did it, and put log and head back from a backup, or aside t
 _LARGEST = 2**30
 """Bytes of the largest log that is read."""
 
+_LONGEST = 2**20
+"""Bytes of the longest line that is written."""
+
 
 @dataclass(frozen=True)
 class AuditEntry:
@@ -101,11 +104,11 @@ class AuditLog:
         """Write ``event`` (JSON values, finite numbers) as the next line; it is on the disk when this returns.
 
         Raises:
-            ConsentError: the log was cut or continued by somebody else.
+            ConsentError: the log was cut or continued by somebody else, is full, or the event could not be read back.
         """
         with self._locked(fcntl.LOCK_EX) as descriptor:
             head = self._end(descriptor)
-            entry = head.next(datetime.now(UTC).isoformat(timespec="seconds"), event)
+            entry = self._entry(head, event)
             os.ftruncate(descriptor, head.bytes)  # a line torn by a crash was never acknowledged
             os.pwrite(descriptor, entry.line(), head.bytes)
             os.fsync(descriptor)
@@ -134,6 +137,20 @@ class AuditLog:
         """Where the log ends, to be kept elsewhere: it proves later that the log up to here is unchanged."""
         with self._locked(fcntl.LOCK_SH):
             return self._head()
+
+    def _entry(self, head: Head, event: Mapping[str, Any]) -> AuditEntry:
+        """The next entry, read back before it is written: a line that cannot be read would close the log for good."""
+        try:
+            entry = head.next(datetime.now(UTC).isoformat(timespec="seconds"), event)
+            line = entry.line()
+            _Reader(self._path, head).entry(line)
+        except (ValueError, TypeError, RecursionError, ConsentError):
+            raise ConsentError(
+                f"{self._path}: an event that could not be read back is not written: no JSON, too deep or too large"
+            ) from None
+        if len(line) > _LONGEST or head.bytes + len(line) > _LARGEST:
+            raise ConsentError(f"{self._path}: full, or an event of more than {_LONGEST} bytes; put log and head aside to begin new ones")
+        return entry
 
     def _end(self, descriptor: int) -> Head:
         """The head, moved over the one whole line that a crash may have left behind it."""

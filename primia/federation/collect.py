@@ -6,10 +6,11 @@ import json
 import secrets
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Annotated, Any, Generic, Literal, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
 
 from primia.data.statistics import PixelSums
 from primia.errors import FederationError, ProtocolError
@@ -33,12 +34,31 @@ from primia.federation.update import GlobalModel
 from primia.models.flat import FlatSpec
 from primia.secagg.identity import Identity, PublicIdentity
 from primia.training.evaluation import Evaluation
+from primia.untrusted.documents import parse_object, validated
+from primia.untrusted.files import Unusable, printable
 
 Item = TypeVar("Item")
 Total = TypeVar("Total")
 
 TRIES = 2
 """Times that facts and evaluations are asked for: they change nothing, so a site that was lost meanwhile may be asked again."""
+
+_Count = Annotated[int, Field(ge=0, le=10**12)]
+_Some = Annotated[int, Field(ge=1, le=10**12)]
+_Whole = Annotated[int, Field(gt=-(2**63), lt=2**63)]
+_Reason = Annotated[str, Field(max_length=20_000)]
+
+
+class _Document(BaseModel):
+    """Facts in a run folder; ``numbers``: steps, images and sites. Noised pixel sums may be below 0."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+    class_counts: list[_Count]
+    pixels: Annotated[tuple[_Whole, list[_Whole], list[_Whole]], Field(strict=False)]
+    numbers: Annotated[tuple[_Some, _Some, _Some], Field(strict=False)]
+    counts: dict[str, dict[Literal["train", "validation", "test"], list[_Count]]]
+    absent: dict[str, _Reason]
 
 
 class Collection(Generic[Item, Total]):
@@ -75,14 +95,35 @@ class CollectedFacts:
 
     @classmethod
     def from_json(cls, text: str) -> CollectedFacts:
-        """Inverse of :meth:`to_json`."""
-        document = json.loads(text)
-        count, total, squares = document["pixels"]
-        pixels = PixelSums(count, tuple(total), tuple(squares))
+        """Inverse of :meth:`to_json`.
+
+        Raises:
+            Unusable: the text is none of its.
+        """
+        document: _Document = validated(_Document, parse_object(text))
+        count, total, squares = document.pixels
+        steps, images, sites = document.numbers
         counts: dict[str, Mapping[str, NDArray[np.int64]]] = {
-            site: {split: np.array(told) for split, told in splits.items()} for site, splits in document["counts"].items()
+            site: {split: np.array(told, np.int64) for split, told in splits.items()} for site, splits in document.counts.items()
         }
-        return cls(TrainingFacts(np.array(document["class_counts"]), pixels, *document["numbers"]), counts, document["absent"])
+        pixels = PixelSums(count, tuple(total), tuple(squares))
+        class_counts = np.array(document.class_counts, np.int64)
+        return cls(TrainingFacts(class_counts, pixels, steps, images, sites), counts, document.absent)
+
+    def check_fit(self, sites: Sequence[str], classes: int, channels: int, *, exact: bool) -> None:
+        """Compare with the run that they are to be facts of; ``exact``: pixels are told as they are, without noise.
+
+        Raises:
+            Unusable: they are of other sites, classes or channels, or no images can have such pixels.
+        """
+        if strangers := {*self.counts, *self.absent} - set(sites):
+            raise Unusable(f"they name {printable(min(strangers), 60)!r}, which is no site of this run")
+        vectors = [self.total.class_counts, *(counts for told in self.counts.values() for counts in told.values())]
+        if any(len(counts) != classes for counts in vectors):
+            raise Unusable(f"they are not of {classes} classes")
+        if self.total.sites > len(sites) or int(self.total.class_counts.sum()) > self.total.images:
+            raise Unusable("more sites than there are, or more images of classes than images")
+        self.total.pixels.check(channels, exact=exact)
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,13 @@ from __future__ import annotations
 import math
 import shutil
 import tempfile
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import Any, Literal, TypedDict, Unpack, get_args
+from typing import Annotated, Any, Literal, TypedDict, Unpack, get_args
 
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from syft_perms import SyftPermContext
 from syft_perms.syftperm_modifier import PERMISSION_FILE_NAME, RuleSet
 
@@ -25,7 +26,8 @@ from primia.federation.box_files import locked, read_json, write_json, write_pri
 from primia.federation.peers import check_name
 from primia.privacy.delta import default_delta
 from primia.privacy.spend import Limit
-from primia.untrusted.files import printable
+from primia.untrusted.documents import validated
+from primia.untrusted.files import Unusable, printable
 
 _EVERYTHING = "**"
 """Syft's pattern for all files of a folder."""
@@ -163,6 +165,36 @@ class Grant:
             f"federation {self.federation} would get updates {planned}, but is granted them {asked} only, with run.mode = federated; "
             f"the owner can allow it: primia-ray site grant BOX {self.federation} --require {enough}"
         )
+
+
+def _day(text: str) -> str:
+    date.fromisoformat(text)
+    return text
+
+
+_Time = Annotated[str, Field(min_length=1, max_length=100)]
+_Day = Annotated[str, Field(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$"), AfterValidator(_day)]
+_Name = Annotated[str, Field(min_length=1, max_length=300)]
+
+
+class _Written(BaseModel):
+    """Terms as they stand in the file; those that an earlier version did not know have their defaults.
+
+    What is not known, or not of its type, may be meant to hold a federation back: it is refused rather than passed over.
+    """
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    granted: _Time
+    max_epsilon: Annotated[float, Field(gt=0.0, allow_inf_nan=False)] | None
+    until: _Day | None
+    revoked: _Time | None
+    require: Protection = DEFAULT_PROTECTION
+    delta: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
+    unit: Unit = DEFAULT_UNIT
+    partners: list[_Name] = []
+    pinned: Annotated[int, Field(ge=0, le=10**6)] = 0
+    first_contact: bool = False
 
 
 def today() -> date:
@@ -323,40 +355,15 @@ def _check_terms(grant: Grant, site: str) -> None:
             raise ConsentError(f"{name} is this site itself; name the others")
 
 
-def _grant(path: Path, federation: str, terms: dict[str, Any]) -> Grant:
+def _grant(path: Path, federation: str, terms: object) -> Grant:
     try:
-        until = terms["until"] and date.fromisoformat(terms["until"])
-        cap = None if terms["max_epsilon"] is None else float(terms["max_epsilon"])
-        return Grant(
-            federation,
-            str(terms["granted"]),
-            cap,
-            until or None,
-            terms["revoked"],
-            require=_one_of(Protection, terms, "require", DEFAULT_PROTECTION),
-            delta=_delta(terms.get("delta")),
-            unit=_one_of(Unit, terms, "unit", DEFAULT_UNIT),
-            partners=tuple(map(str, terms.get("partners", ()))),
-            pinned=int(terms.get("pinned", 0)),
-            first_contact=terms.get("first_contact", False) is True,
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise ConsentError(f"{path}: the terms of {federation} cannot be read ({error}); grant it again") from None
-
-
-def _one_of(choices: Any, terms: Mapping[str, Any], key: str, default: str) -> Any:
-    """What a grant says of ``key``; one of an earlier version, which says nothing: the default."""
-    value = terms.get(key, default)
-    if value not in get_args(choices):
-        raise ValueError(f"{key} {value!r}")
-    return value
-
-
-def _delta(value: object) -> float | None:
-    delta = None if value is None else float(str(value))
-    if delta is not None and not 0.0 < delta < 1.0:
-        raise ValueError(f"delta {value!r}")
-    return delta
+        identity_name(federation)
+        written: _Written = validated(_Written, terms)
+    except (ConsentError, Unusable) as error:
+        name = printable(federation, 200)
+        raise ConsentError(f"{path}: the terms of {name} cannot be read ({printable(error)}); grant it again") from None
+    until = None if written.until is None else date.fromisoformat(written.until)
+    return Grant(federation, **{**written.model_dump(), "until": until, "partners": tuple(written.partners)})
 
 
 def _now() -> str:

@@ -13,7 +13,7 @@ from math import ceil, log2
 import numpy as np
 
 from primia.data.statistics import PixelSums
-from primia.errors import ProtocolError
+from primia.errors import ProtocolError, TrainingError
 from primia.federation.exchange import Contribution, TrainingFacts
 from primia.federation.update import Update, Vector
 from primia.secagg.fixed_point import NARROW_BITS, decode_narrow, decode_wide, encode_narrow, encode_wide
@@ -42,14 +42,16 @@ class UpdateEncoding:
     def encode(self, contribution: Contribution, key: bytes) -> RingVector:
         """One site's contribution; ``key`` of the rounding, see :func:`rounding_key`.
 
-        Raises:
-            ProtocolError: a BatchNorm statistic is out of range.
+        Statistics or losses out of range make it a failure, counted in the sum: a refusal would tell of the site's own values.
         """
         update, vector = contribution.update, RingVector.zeros(self.layout)
-        clipped = encode_narrow(update.parameters, self._scale, self._range * update.weight, key, vector.narrow)
         buffers = len(update.buffers)
-        vector.wide[:buffers] = encode_wide(update.buffers, "BatchNorm statistics are")
-        vector.wide[buffers] = encode_wide(np.array([contribution.loss_sum]), "the sum of losses is")[0]
+        try:
+            vector.wide[: buffers + 1] = encode_wide(np.append(update.buffers.astype(np.float64), contribution.loss_sum), "statistics are")
+        except ProtocolError:
+            vector.wide[-1] = 1
+            return vector
+        clipped = encode_narrow(update.parameters, self._scale, self._range * update.weight, key, vector.narrow)
         vector.wide[buffers + 1 :] = (int(update.weight), contribution.samples, contribution.steps, clipped, contribution.failed)
         return vector
 
@@ -115,25 +117,42 @@ class FactsEncoding:
 
 
 class EvaluationEncoding:
-    """Confusion counts and score histograms, exact, and the sum of losses."""
+    """Confusion counts and score histograms, exact, the sum of losses, and the number of sites without a finite one.
+
+    Such sites are counted in the sum and not named: by how far a model must be scaled until a site fails, its losses could be found.
+    """
 
     def __init__(self, classes: int) -> None:
         self._empty = Evaluation.empty(classes)
-        self.layout = Layout(narrow=self._empty.histograms.size, wide=self._empty.confusion.size + 1)
+        self.layout = Layout(narrow=self._empty.histograms.size, wide=self._empty.confusion.size + 2)
 
-    def encode(self, evaluation: Evaluation) -> RingVector:
-        """One site's evaluation."""
+    def encode(self, evaluation: Evaluation | None) -> RingVector:
+        """One site's evaluation; None where the model's outputs on its images are not finite."""
         vector = RingVector.zeros(self.layout)
+        try:
+            if evaluation is None:
+                raise ProtocolError("not finite")
+            vector.wide[-2] = encode_wide(np.array([evaluation.loss_sum]), "the sum of losses is")[0]
+        except ProtocolError:
+            vector.wide[-1] = 1
+            return vector
         vector.narrow[:] = evaluation.histograms.ravel()
-        vector.wide[:-1] = evaluation.confusion.ravel().view(np.uint64)
-        vector.wide[-1] = encode_wide(np.array([evaluation.loss_sum]), "the sum of losses is")[0]
+        vector.wide[:-2] = evaluation.confusion.ravel().view(np.uint64)
         return vector
 
     def decode(self, total: RingVector) -> Evaluation:
-        """The sum of evaluations."""
+        """The sum of evaluations.
+
+        Raises:
+            TrainingError: a site's outputs are not finite; says of how many sites.
+        """
+        if failed := int(total.wide[-1]):
+            raise TrainingError(
+                f"the model's outputs or its loss are not finite, or out of range, at {failed} site(s); lower training.learning_rate"
+            )
         return replace(
             self._empty,
-            confusion=total.wide[:-1].view(np.int64).reshape(self._empty.confusion.shape).copy(),
+            confusion=total.wide[:-2].view(np.int64).reshape(self._empty.confusion.shape).copy(),
             histograms=total.narrow.reshape(self._empty.histograms.shape).copy(),
-            loss_sum=float(decode_wide(total.wide[-1:])[0]),
+            loss_sum=float(decode_wide(total.wide[-2:-1])[0]),
         )

@@ -9,11 +9,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
@@ -89,29 +90,41 @@ class Session:
 
 def facts_terms(charter: Charter) -> str:
     """Digest of the terms on which facts are told; sites whose driver told them other terms cannot add up to anything."""
-    return _digest(repr(charter))
+    return _digest(["facts", charter])
 
 
 def round_terms(session: Session, task: RoundTask, model: str) -> str:
     """Digest of all that decides a site's contribution to a round, apart from its images; ``model``: digest of the start."""
-    return _digest(repr((session, task.round, task.rounds, task.steps, task.range)) + model)
+    return _digest(["round", session, task.round, task.rounds, task.steps, task.range, model])
 
 
 def evaluation_terms(session: Session, split: str, round_: int, model: str) -> str:
     """Digest of all that decides a site's evaluation, apart from its images; ``model``: digest of what is evaluated."""
-    return _digest(repr((session, split, round_)) + model)
+    return _digest(["evaluation", session, split, round_, model])
 
 
 def model_digest(model: GlobalModel) -> str:
-    """Digest of a model's vectors."""
-    return _digest(f"{model.parameters.size} {model.buffers.size} ", model.parameters, model.buffers)
+    """Digest of a model's vectors: their numbers, of which kind these are, and how many."""
+    vectors = (model.parameters, model.buffers)
+    return _digest(["model", *([vector.dtype.str, *vector.shape] for vector in vectors)], *vectors)
 
 
-def _digest(text: str, *vectors: Vector) -> str:
-    digest = hashlib.sha256(text.encode())
+def _digest(content: list[object], *vectors: Vector) -> str:
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True, default=_plain).encode())
     for vector in vectors:
         digest.update(np.ascontiguousarray(vector).data)
     return digest.hexdigest()
+
+
+def _plain(value: object) -> object:
+    """What JSON has no form for, as what it has one for: fields by their names, and paths as text."""
+    if isinstance(value, BaseModel):
+        return value.model_dump()
+    if is_dataclass(value):
+        return {each.name: getattr(value, each.name) for each in fields(value)}
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} is in no terms")
 
 
 @dataclass(frozen=True)
@@ -176,6 +189,11 @@ class HostFacts:
     delivered: tuple[str, ...]
     counts: Mapping[str, Mapping[str, NDArray[np.int64]]]
     failures: tuple[SiteFailure, ...]
+
+    @classmethod
+    def of_failures(cls, failures: tuple[SiteFailure, ...]) -> HostFacts:
+        """Of a host none of whose sites did what was asked."""
+        return cls(None, (), {}, failures)
 
 
 @dataclass(frozen=True)
@@ -290,6 +308,11 @@ class HostResult:
     failures: tuple[SiteFailure, ...]
     sealed: Mapping[str, bytes] = field(default_factory=dict)
 
+    @classmethod
+    def of_failures(cls, failures: tuple[SiteFailure, ...]) -> HostResult:
+        """Of a host none of whose sites did what was asked."""
+        return cls(None, (), failures)
+
 
 @dataclass(frozen=True)
 class HostEvaluation:
@@ -300,6 +323,11 @@ class HostEvaluation:
     metrics: Mapping[str, Metrics]
     failures: tuple[SiteFailure, ...]
 
+    @classmethod
+    def of_failures(cls, failures: tuple[SiteFailure, ...]) -> HostEvaluation:
+        """Of a host none of whose sites did what was asked."""
+        return cls(None, (), {}, failures)
+
 
 @dataclass(frozen=True)
 class HostReply:
@@ -307,3 +335,8 @@ class HostReply:
 
     values: Mapping[str, object]
     failures: tuple[SiteFailure, ...]
+
+    @classmethod
+    def of_failures(cls, failures: tuple[SiteFailure, ...]) -> HostReply:
+        """Of a host none of whose sites did what was asked."""
+        return cls({}, failures)

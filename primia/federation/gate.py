@@ -7,15 +7,18 @@ its line is in the site's audit log. A refusal is logged too.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import wraps
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast, get_type_hints
 
 from primia.errors import PrimiaError, ProtocolError
+from primia.federation.canonical import Unreadable, canonical, canonical_arguments
 from primia.federation.exchange import Charter, HostReply, Session, SiteFailure
 from primia.federation.member import Member
+from primia.federation.refusals import Kind
 from primia.federation.site_log import words_of
 
 P = ParamSpec("P")
@@ -24,6 +27,12 @@ Host = TypeVar("Host", bound="Gated")
 
 CALLS: set[str] = set()
 """Names of all calls."""
+
+UNREADABLE = "refused: a call that cannot be read"
+"""What the audit log says of a call whose arguments are not what it declares: fixed, since nothing of such a call can be quoted."""
+
+_MOST_FEDERATIONS = 64
+"""Federations whose terms are remembered."""
 
 
 def _anything(member: Member) -> None:
@@ -67,7 +76,7 @@ class Gate:
     def __init__(self, members: Iterable[Member], failure: Callable[[Charter, Member, str, Exception], SiteFailure]) -> None:
         self.failure = failure
         self._members = {member.name: member for member in members}
-        self._terms: dict[str, _Terms] = {}
+        self._terms: OrderedDict[str, _Terms] = OrderedDict()
 
     def member(self, name: str) -> Member | None:
         """A site by name; for :class:`Entry` only."""
@@ -93,6 +102,14 @@ class Gate:
         for member in self._members.values():
             member.leave(charter)
 
+    def refuse(self, call: str, error: Exception) -> tuple[SiteFailure, ...]:
+        """Refuse a call that cannot be read, for all sites of the host, since whom it is about cannot be read either."""
+        fault = error.where if isinstance(error, Unreadable) else type(error).__name__
+        for member in self._members.values():
+            with suppress(PrimiaError, OSError):
+                member.note(None, {"purpose": call, "fault": fault, "outcome": UNREADABLE})
+        return tuple(SiteFailure.of(name, Kind.PROTOCOL) for name in self._members)
+
     def _compare(self, visit: Visit) -> None:
         known = self._terms.get(visit.charter.id)
         if known is None:
@@ -113,6 +130,9 @@ class Gate:
             terms.round = 0
         elif visit.purpose == "train":
             terms.round = max(terms.round, visit.round or 0)
+        self._terms.move_to_end(visit.charter.id)
+        while len(self._terms) > _MOST_FEDERATIONS:
+            self.forget(next(iter(self._terms)))  # with all that was begun under its terms: no later call is compared with them
 
 
 @dataclass
@@ -148,7 +168,7 @@ class Entry:
     def _leave_out(self, member: Member, error: Exception, what: str) -> None:
         asked = self.visit.purpose if self.visit.round is None else f"{self.visit.purpose} of round {self.visit.round}"
         self.failures.append(self.gate.failure(self.visit.charter, member, asked, error))
-        with suppress(PrimiaError):  # a log that cannot be written is the failure itself, most likely
+        with suppress(PrimiaError, OSError):  # a log that cannot be written is the failure itself, most likely
             member.note(self.visit.charter, {**self.visit.event, "outcome": f"{what}: {words_of(error)}"})
 
 
@@ -167,12 +187,22 @@ class Gated:
 def site_call(
     describe: Callable[P, Visit],
 ) -> Callable[[Callable[Concatenate[Host, Entry, P], T]], Callable[Concatenate[Host, P], T]]:
-    """Register a call; ``describe`` makes the :class:`Visit` of its arguments."""
+    """Register a call; ``describe`` makes the :class:`Visit` of its arguments, and its annotations say what those are.
+
+    Both are given one copy of the arguments (:mod:`primia.federation.canonical`), so that what is checked is what is done. A call that
+    cannot be read is answered with failures.
+    """
 
     def register(method: Callable[Concatenate[Host, Entry, P], T]) -> Callable[Concatenate[Host, P], T]:
         @wraps(method)
         def call(self: Host, /, *arguments: P.args, **named: P.kwargs) -> T:
-            return method(self, Entry(self._gate, describe(*arguments, **named)), *arguments, **named)
+            try:
+                given = canonical_arguments(describe, arguments, named)
+                visit = cast("Callable[..., Visit]", describe)(**given)
+            except Exception as error:
+                reply: T = get_type_hints(method)["return"].of_failures(self._gate.refuse(method.__name__, error))
+                return reply
+            return cast("Callable[..., T]", method)(self, Entry(self._gate, visit), **given)
 
         return _registered(method.__name__, call)
 
@@ -184,8 +214,13 @@ def farewell(method: Callable[[Host, str], None]) -> Callable[[Host, str], None]
 
     @wraps(method)
     def call(self: Host, charter: str) -> None:
-        self._gate.forget(charter)
-        method(self, charter)
+        try:
+            known = canonical(str, charter)
+        except Unreadable as error:
+            self._gate.refuse(method.__name__, error)
+            return
+        self._gate.forget(known)
+        method(self, known)
 
     return _registered(method.__name__, call)
 

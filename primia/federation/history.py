@@ -46,6 +46,7 @@ class HistoryRow:
     validation_loss: float | None = None
 
 
+_FILLED = ("round", "site", "status", "up_bytes", "down_bytes")
 SCHEMA = pa.schema([(field.name, _TYPES[str(field.type)]) for field in fields(HistoryRow)])
 
 
@@ -80,7 +81,8 @@ def read_rounds(path: Path) -> pa.Table:
         RunError: it cannot be read.
     """
     try:
-        return read_table(path, types={field.name: field.type for field in SCHEMA}).select(SCHEMA.names).cast(SCHEMA)
+        types = {field.name: field.type for field in SCHEMA}
+        return read_table(path, types=types, filled=_FILLED).select(SCHEMA.names).cast(SCHEMA)
     except (OSError, ValueError) as error:
         raise RunError(f"{path} cannot be read ({printable(error)}); was the run folder copied whole?") from None
 

@@ -11,12 +11,17 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from primia.errors import ConsentError, ProtocolError
 from primia.files import private_folder
+
+_LONGEST = 1_000
+_MOST_SITES = 100_000
+_LARGEST_ROUND = 2**63
+"""Letters of a text, sites and the round of the largest entry."""
 
 _BEGINNING = b'{"run": '
 _MEND = "restore the file from a backup: without it sums that were opened already could be opened again over other sites"
@@ -61,10 +66,15 @@ class Journal:
         """Remember the sites of a sum, on the disk when this returns; ``work``: digest of what the contributions follow from.
 
         Raises:
-            ProtocolError: others were agreed on before.
+            ProtocolError: others were agreed on before, or the names are none that could be read again.
             ConsentError: the file cannot be read or written; names the line.
         """
-        names = tuple(sorted(sites))
+        names = tuple(sites)
+        if not _is_entry(run, round_, purpose, names, work):
+            raise ProtocolError(
+                "a sum has a name that the journal does not hold: run, purpose and sites are short texts, a round is a number"
+            )
+        names = tuple(sorted(names))
         with self._locked() as descriptor:
             content = os.pread(descriptor, os.fstat(descriptor).st_size, 0)
             known, end = self._read(content)
@@ -90,8 +100,7 @@ class Journal:
         try:
             entry = json.loads(line)
             run, round_, purpose, sites, work = entry["run"], entry["round"], entry["purpose"], entry["sites"], entry.get("work", "")
-            texts = [run, purpose, work, *sites]
-            if not isinstance(sites, list) or type(round_) is not int or not all(isinstance(text, str) for text in texts):
+            if type(sites) is not list or not _is_entry(run, round_, purpose, sites, work):
                 raise ValueError("other types")
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise ConsentError(f"{self._path}: line {number} is not what was written; {_MEND}") from None
@@ -114,6 +123,13 @@ class Journal:
             raise ConsentError(f"{self._path}: cannot be written ({error.strerror}); without it no sum is opened here") from None
         finally:
             os.close(descriptor)
+
+
+def _is_entry(run: object, round_: object, purpose: object, sites: Sequence[object], work: object) -> bool:
+    """Whether all is of the types and lengths of an entry; the same is asked of what is written and of what is read."""
+    texts = [run, purpose, work, *sites]
+    is_short = len(sites) <= _MOST_SITES and all(type(text) is str and len(text) <= _LONGEST for text in texts)
+    return is_short and type(round_) is int and abs(round_) < _LARGEST_ROUND
 
 
 def _keys(run: str, round_: int, purpose: str, work: str) -> list[Hashable]:

@@ -7,6 +7,7 @@ import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:  # Syft, Opacus and a compiler take most of a second to load, 
 
 
 _LONGEST = 500
+_MOST = 100
 
 
 class Member:
@@ -89,14 +91,18 @@ class Member:
             (self.source.box if isinstance(self.source, BoxedSite) and not charter.settings.run.dry_run else self.folder(charter)) / FILE
         )
 
-    def note(self, charter: Charter, event: Mapping[str, object]) -> None:
-        """Append to the box's audit log who did what on this site's data, or, in a dry run, on the mock half of it."""
+    def note(self, charter: Charter | None, event: Mapping[str, object]) -> None:
+        """Append to the box's audit log who did what on this site's data, or, in a dry run, on the mock half of it.
+
+        Without a charter: of a call that cannot be read.
+        """
         box = self._own_box()
         if box:
-            said = {"federation": charter.settings.federation.identity, "run": charter.run, **event}
-            if charter.settings.run.dry_run:
+            who = {} if charter is None else {"federation": charter.settings.federation.identity, "run": charter.run}
+            said = {**who, **event}
+            if charter is not None and charter.settings.run.dry_run:
                 said |= {"outcome": f"dry run: {event['outcome']}"}
-            box.audit({key: _line(value) if isinstance(value, str) else value for key, value in said.items()})
+            box.audit({key: _said(value) for key, value in said.items()})
 
     def images(self, charter: Charter) -> SiteImages:
         """The site's images: in a dry run those of the mock halves."""
@@ -142,7 +148,7 @@ class Member:
 
         plan = PrivacyPlan(self.unit_count(charter), settings.training.batch_size, steps, settings.federation.rounds)
         box, federation = self._box(charter), settings.federation.identity
-        ledger = Ledger(box.ledger if box else private_folder(charter.ledgers / self.name) / "privacy.jsonl")
+        ledger = Ledger(box.ledger if box else self._ledgers(charter) / "privacy.jsonl")
 
         def limit() -> Limit | None:
             box = self._box(charter)
@@ -153,6 +159,14 @@ class Member:
             settings.privacy, plan, ledger, federation=federation, run=charter.run, limit=limit, account=charter.account
         )
         return self._privacy[charter.id]
+
+    def _ledgers(self, charter: Charter) -> Path:
+        """Where a site without a box, or a dry run, keeps its ledger: never in the box, whose budget is the owner's."""
+        if isinstance(self.source, BoxedSite) or charter.account is None:
+            return self.folder(charter)
+        folder = charter.ledgers / self.name
+        refuse_box(folder)
+        return private_folder(folder)
 
     def has_spent(self, charter: Charter) -> bool:
         """Whether the site has a privacy budget in this run."""
@@ -252,8 +266,7 @@ class Member:
         with self._aggregating(charter, purpose) as role:
             self._check_partners(charter, survivors, role.group)
             signature = role.confirm(survivors)
-            if not charter.settings.privacy.is_by_site or purpose != "train":  # private training draws anew each time, and pays for it
-                self._agree(charter, role.task.round, purpose, survivors, self._works[charter.id, purpose])
+            self._agree(charter, role.task.round, purpose, survivors, self._works[charter.id, purpose])
             return signature
 
     def unmask(self, charter: Charter, purpose: str, confirmations: Mapping[str, bytes]) -> Shares:
@@ -326,6 +339,19 @@ class Member:
             kept.pop(charter, None)
         self._roles = {key: role for key, role in self._roles.items() if key[0] != charter}
         self._works = {key: work for key, work in self._works.items() if key[0] != charter}
+
+
+def _said(value: object, levels: int = 3) -> object:
+    """A value of an event with all texts in it shortened, and no more than 100 values in each of three levels."""
+    if isinstance(value, str):
+        return _line(value)
+    if not isinstance(value, Mapping | list | tuple):
+        return value
+    if not levels:
+        return "..."
+    if isinstance(value, Mapping):
+        return {_line(str(key)): _said(each, levels - 1) for key, each in islice(value.items(), _MOST)}
+    return [_said(each, levels - 1) for each in value[:_MOST]]
 
 
 def _line(text: str) -> str:

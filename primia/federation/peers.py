@@ -10,16 +10,21 @@ import json
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter
 
 from primia.errors import ConsentError, ProtocolError
 from primia.federation.box_files import locked, read_json, write_json
 from primia.secagg.identity import PublicIdentity
-from primia.untrusted.documents import parse_object
-from primia.untrusted.files import read_file
+from primia.untrusted.documents import parse_object, validated
+from primia.untrusted.files import Unusable, read_file
 
 _DID = "did:primia:"
 _OWNER = "owner"
 _FIRST_CONTACT = "first contact"
+_DOCUMENT_LIMIT = 100_000
+"""Characters of the longest public keys that are read."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +34,24 @@ class Peer:
     document: str
     pinned: str
     by: str
+
+
+def _keys(document: str) -> str:
+    parse_object(document)
+    return document
+
+
+class _Written(BaseModel):
+    """A pinned site as it stands in the file."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    document: Annotated[str, Field(max_length=_DOCUMENT_LIMIT), AfterValidator(_keys)]
+    pinned: Annotated[str, Field(max_length=100)]
+    by: Literal["owner", "first contact"]
+
+
+_WRITTEN = TypeAdapter(dict[str, _Written])
 
 
 class Peers:
@@ -42,9 +65,12 @@ class Peers:
     def all(self) -> dict[str, Peer]:
         """Every pinned site by name; :class:`ConsentError` if the file was damaged."""
         try:
-            return {name: Peer(**fields) for name, fields in read_json(self._path, missing={}).items()}
-        except TypeError:
-            raise ConsentError(f"{self._path}: holds no pinned keys; restore it from a backup") from None
+            written: dict[str, _Written] = validated(_WRITTEN, read_json(self._path, missing={}))
+            for name in written:
+                check_name(name)
+        except (Unusable, ConsentError) as error:
+            raise ConsentError(f"{self._path}: holds no pinned keys ({error}); restore it from a backup") from None
+        return {name: Peer(entry.document, entry.pinned, entry.by) for name, entry in written.items()}
 
     def by_owner(self) -> frozenset[str]:
         """Names whose keys the owner has pinned, rather than believed at first contact."""

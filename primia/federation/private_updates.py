@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from primia.errors import PrivacyError
 from primia.federation.update import GlobalModel, Update
 from primia.privacy.noise import SecureGenerator
 from primia.privacy.updates import clip_update, noise_sum
@@ -24,7 +25,13 @@ class PrivateUpdates:
         self._generator = generator
 
     def encode(self, update: Update, start: GlobalModel) -> Update:
-        """Clip in place to the grid."""
+        """Clip in place to the grid.
+
+        Raises:
+            PrivacyError: the model has BatchNorm statistics, which nothing bounds.
+        """
+        if len(update.buffers):
+            raise PrivacyError("privacy.unit = site does not protect BatchNorm's statistics; set model.normalisation = group or weight")
         return replace(update, parameters=clip_update(update.parameters, self._clip, self._sites))
 
     def decode(self, total: Update, start: GlobalModel) -> Update:

@@ -22,6 +22,8 @@ from primia.untrusted.files import Unusable, check_folder, printable
 _TOLD = re.compile(r"[\w-]{0,255}")
 """What data.json holds: hexadecimal digits, and words in tests."""
 
+_STATUS = re.compile(r"[a-z_-]{1,40}")
+
 
 @dataclass(frozen=True)
 class ResultFolder:
@@ -176,6 +178,13 @@ class RunFolder(ResultFolder):
             return read_json(self.summary)
         except FileNotFoundError:
             raise RunError(f"{self.path} has no summary.json: the run is not finished; primia-ray train --resume {self.path}") from None
+
+    def status(self) -> str:
+        """How the run ended, by ``summary.json``; errors as :meth:`read_summary`, and where it does not say."""
+        status = self.read_summary().get("status")
+        if not isinstance(status, str) or not _STATUS.fullmatch(status):
+            raise unreadable(self.summary, f"status is {printable(status, 60)!r}")
+        return status
 
     def logging(self) -> AbstractContextManager[logging.Logger]:
         """A logger that appends to ``run.log``."""

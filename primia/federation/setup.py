@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,8 +32,7 @@ from primia.privacy.site import PrivacyPlan, SitePrivacy
 from primia.privacy.statistics import normalisation_of, public_normalisation
 from primia.secagg.identity import Identity
 from primia.training.learner import LearnerSpec
-from primia.untrusted.documents import read_object
-from primia.untrusted.files import printable
+from primia.untrusted.files import Unusable, printable, read_file
 
 
 @dataclass(frozen=True)
@@ -98,8 +96,10 @@ def _facts(setup: RunSetup, collector: Collector, others: Sequence[str]) -> Coll
     """Asked for once in a run: asked again with another site out, they would tell by subtraction what it has."""
     path = RunFolder(setup.folder).facts
     if path.exists():
+        known = _known_facts(path)
+        _check_facts(setup, known, path)
         collector.join([*setup.training_sites, *others])
-        return _known_facts(path)
+        return known
     facts = collector.facts(setup.training_sites, others)
     if facts.total.images:
         atomic_text(path, facts.to_json())
@@ -108,9 +108,17 @@ def _facts(setup: RunSetup, collector: Collector, others: Sequence[str]) -> Coll
 
 def _known_facts(path: Path) -> CollectedFacts:
     try:
-        return CollectedFacts.from_json(json.dumps(read_object(path)))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        return CollectedFacts.from_json(read_file(path).decode())
+    except (OSError, ValueError) as error:
         raise unreadable(path, printable(error)) from None
+
+
+def _check_facts(setup: RunSetup, facts: CollectedFacts, path: Path) -> None:
+    try:
+        names = [site.name for site in setup.sites]
+        facts.check_fit(names, len(setup.classes), setup.channels, exact=not setup.settings.privacy.is_on)
+    except Unusable as error:
+        raise unreadable(path, str(error)) from None
 
 
 def _collector(setup: RunSetup, hosts: Hosts, flat: FlatSpec, identity: Identity) -> tuple[Collector, Charter]:

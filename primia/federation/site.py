@@ -109,7 +109,7 @@ class SiteHost(Gated):
         """
         charter, digest = session.charter, cache(lambda: model_digest(model))
 
-        def make() -> Outbox[Evaluation]:
+        def make() -> Outbox[Evaluation | None]:
             if not inboxes:
                 return PlainOutbox()
             encoding = EvaluationEncoding(len(charter.classes))
@@ -127,8 +127,8 @@ class SiteHost(Gated):
                 )
             learner = self._learner(session)
             self._state(session, member).load_model(learner, model)
-            evaluation = learner.evaluate(member.images(charter).dataset(split), normalisation)
-            told = None if charter.keeps_evaluations else evaluation.metrics(charter.classes)
+            evaluation = _evaluated(charter, member, learner, split, normalisation)
+            told = None if charter.keeps_evaluations or evaluation is None else evaluation.metrics(charter.classes)
             if is_masked or not charter.is_secure:
                 outbox.put(member, evaluation, evaluation_work(session, split, normalisation, digest()) if is_masked else "")
             return told
@@ -170,10 +170,8 @@ class SiteHost(Gated):
 
     def _update_outbox(self, session: Session, task: RoundTask, digest: Callable[[], str]) -> Outbox[Contribution]:
         charter, flat = session.charter, self._learner(session).flat
-        if charter.is_sealed:
-            return SealedOutbox(charter, task)
         if not charter.is_secure:
-            return PlainOutbox(lambda contribution: contribution.update.nbytes)
+            return SealedOutbox(charter, task) if charter.is_sealed else PlainOutbox(lambda contribution: contribution.update.nbytes)
         encoding = UpdateEncoding(flat.parameter_count, flat.buffer_count, session.total_weight, task.range)
         seed = session.learner.seed
         terms = round_terms(session, task, digest())
@@ -189,7 +187,8 @@ class SiteHost(Gated):
         steps = task.steps or member.steps(charter)
         privacy = member.privacy(charter, steps)
         if privacy:
-            privacy.admit(task.round, steps)
+            # Before noise is drawn: whatever comes of the work, also that the noised model is not finite, tells of what is charged.
+            privacy.charge(task.round, steps)
             _protect(learner, member.units(charter, privacy), privacy)
         state = self._state(session, member)
         state.load_model(learner, start)
@@ -205,12 +204,12 @@ class SiteHost(Gated):
         event = {"purpose": "train", "round": task.round, "images": len(data), "steps": steps, "outcome": "delivers"}
         statement: Mapping[str, object] | None = None
         if privacy:
-            privacy.charge(task.round, steps)
             statement = member.statement(charter)
             if statement["epsilon_all_runs"] is not None:
                 event |= {"epsilon": statement["epsilon_all_runs"], "delta": statement["delta"]}
         member.note(charter, event)
-        size = outbox.put(member, contribution, training_work(session, work, digest()) if charter.is_secure else "")
+        name = training_work(session, work, min(charter.settings.training.batch_size, len(data)), digest()) if charter.is_secure else ""
+        size = outbox.put(member, contribution, name)
         return _report(charter, member, result, size, statement)
 
     def _contribution(self, session: Session, learner: Learner, result: LocalResult, weight: float, start: GlobalModel) -> Contribution:
@@ -298,6 +297,17 @@ def _trained(charter: Charter, member: Member, learner: Learner, data: Dataset, 
         if not charter.is_secure:
             raise
         _failure(charter, member, f"train of round {work.round}", error)
+        return None
+
+
+def _evaluated(charter: Charter, member: Member, learner: Learner, split: str, normalisation: Normalisation) -> Evaluation | None:
+    """The site's evaluation; None where outputs are not finite and that goes into the sum: a model scaled for it would find losses."""
+    try:
+        return learner.evaluate(member.images(charter).dataset(split), normalisation)
+    except TrainingError as error:
+        if not charter.keeps_evaluations:
+            raise
+        _failure(charter, member, f"evaluation of {split}", error)
         return None
 
 

@@ -16,9 +16,12 @@ import tempfile
 from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Annotated, Any, Unpack
+
+from pydantic import BaseModel, ConfigDict, Field
 
 from primia.data import closed
+from primia.data.catalogue import SPLITS
 from primia.data.shard import Shard, write_marked
 from primia.errors import ConsentError
 from primia.federation.audit_log import AuditEntry, AuditLog, Head
@@ -33,7 +36,8 @@ from primia.privacy.delta import check_delta
 from primia.privacy.ledger import Ledger
 from primia.privacy.spend import Limit
 from primia.secagg.identity import Identity, PublicIdentity
-from primia.untrusted.files import printable, read_file
+from primia.untrusted.documents import validated
+from primia.untrusted.files import Unusable, printable, read_file
 
 CARD_FILE = closed.CARD_FILE
 FORMAT = closed.FORMAT
@@ -42,6 +46,21 @@ LEDGER_FILE = "privacy.jsonl"
 TRAIN = "train"
 
 _SYFT_FOLDER = "syft"
+
+
+_Name = Annotated[str, Field(min_length=1, max_length=200)]
+
+
+class _Card(BaseModel):
+    """What a box says of itself."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+    format: str
+    version: int
+    site: _Name
+    owner: _Name
+    datasets: Annotated[list[_Name], Field(min_length=1, max_length=len(SPLITS))]
 
 
 class SiteBox:
@@ -70,13 +89,13 @@ class SiteBox:
             raise ConsentError(f"{path}: no site box; make one with primia-ray site init BOX --data SHARDS")
         card = read_json(path / CARD_FILE)
         if (card.get("format"), card.get("version")) != (FORMAT, VERSION):
-            raise ConsentError(
-                f"{path}: a box of format {card.get('format')} {card.get('version')}, this version reads {FORMAT} {VERSION}; make it again"
-            )
+            found = printable(f"{card.get('format')} {card.get('version')}", 60)
+            raise ConsentError(f"{path}: a box of format {found}, this version reads {FORMAT} {VERSION}; make it again")
         path = path.resolve()
         try:
-            datasets = BoxDatasets(path / _SYFT_FOLDER, card["owner"], card["site"], card["datasets"])
-        except (KeyError, TypeError) as error:
+            told: _Card = validated(_Card, card)
+            datasets = BoxDatasets(path / _SYFT_FOLDER, told.owner, told.site, told.datasets)
+        except (Unusable, ConsentError) as error:
             raise ConsentError(f"{path / CARD_FILE}: not as it was written ({error}); restore it from a backup") from None
         box = cls(path, datasets)
         box.check_closed()

@@ -4,9 +4,10 @@
 norm at most clip / step, whatever the model's weights, its layers, the images and the labels are. For:
 
 1. *A unit's gradient is a function of the unit alone.* It is computed in a batch of a fixed number of images, filled up where units
-   are missing, since kernels choose their order of summation by the shape of a batch; within one shape they treat images alike and
-   apart (``tests/privacy/test_clipping.py`` compares bits). Networks that amplify rounding would else turn a unit more into another
-   gradient for all the others.
+   are missing, since kernels choose their order of summation by the shape of a batch; within one shape those that are used treat
+   images alike and apart, whatever their place: maps are contiguous, since GroupNorm's kernel for channels-last ones divides images
+   between threads, and the last layer's product is taken row by row. :meth:`ClippedSum.check_places` compares bits, before private images
+   are looked at. Networks that amplify rounding would else turn a unit more into another gradient for all the others.
 2. *What is clipped is what is added.* The norm is that of the computed vector, whatever rounding, cancellation or overflow made of
    it. It is summed in float32 over ``_COLUMNS`` entries, in float64 over these parts. In any order, a sum of k squares in float32 has a
    relative error of at most (k + 1) 2^-24, here 2^-8, so the norm has half of that; ``_SLACK`` covers it together with the three
@@ -24,7 +25,7 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch import Tensor, nn
 
-from primia.errors import ConfigError
+from primia.errors import ConfigError, PrivacyError
 from primia.privacy.grid import EXACT_BITS, GRID_BITS, grid_step
 from primia.privacy.layers import Layer, layer_of
 
@@ -51,6 +52,7 @@ class ClippedSum:
         self._losses = losses
         self._clip = clip
         self._layers = _layers(model)
+        model.to(memory_format=torch.contiguous_format)
         self._vectors = torch.empty(0, 0)
 
     def zeros(self) -> Tensor:
@@ -66,10 +68,26 @@ class ClippedSum:
         of an owner beyond that fill the batch up and add nothing.
         """
         shares = torch.bincount(owner, minlength=units + 1).reciprocal()[owner] * (owner < units)
-        vectors = self._image_gradients(images, labels, shares, len(total))
+        vectors = self._image_gradients(images, labels, shares)
         if units < len(images):
             vectors = _summed_by_owner(vectors, owner, units)
         self.add_units(total, vectors)
+
+    def check_places(self, images: Tensor, labels: Tensor) -> None:
+        """Compare the gradients of ``images``, which are nobody's, bit for bit in other places and in other company.
+
+        Raises:
+            PrivacyError: they differ, so that with these kernels a unit more would change the rounding of others.
+        """
+        count, shares = len(images), torch.ones(len(images), device=images.device)
+        here = self._image_gradients(images, labels, shares).clone()
+        for shift in sorted({1, count // 2, count - 1} - {0}):
+            there = self._image_gradients(images.roll(shift, 0), labels.roll(shift, 0), shares)
+            if not torch.equal(here, there.roll(-shift, 0)):
+                raise PrivacyError(
+                    f"privacy: on {images.device} a unit's gradient depends on its place in a batch of {count} images, so the guarantee "
+                    "would not hold; set resources.threads = 1, privacy.physical_batch = 1, or model.normalisation = weight"
+                )
 
     @torch.no_grad()
     def add_units(self, total: Tensor, gradients: Tensor) -> None:
@@ -85,12 +103,13 @@ class ClippedSum:
                 steps = torch.mul(part, factor, out=scratch[: part.numel()].view(part.shape)).trunc_()
                 into.add_(steps.sum(0))
 
-    def _image_gradients(self, images: Tensor, labels: Tensor, shares: Tensor, count: int) -> Tensor:
+    def _image_gradients(self, images: Tensor, labels: Tensor, shares: Tensor) -> Tensor:
         """Return the gradient of each image's loss times its share, ``(n, d)``, in memory that the next call overwrites."""
-        if self._vectors.shape != (len(images), count):
+        if len(self._vectors) != len(images):
+            count = sum(parameter.numel() for parameter in self._model.parameters())
             self._vectors = torch.empty(len(images), count, device=images.device)
         with torch.enable_grad(), _recorded(self._layers, self._places()) as written:
-            inputs = images.detach().requires_grad_()
+            inputs = images.detach().contiguous().requires_grad_()
             # By the images alone: the gradients of parameters, summed over images before clipping, are not wanted.
             torch.autograd.grad((self._losses(inputs, labels) * shares).sum(), inputs)
         if sorted(written) != list(range(len(self._layers))):  # else memory would hold what an earlier batch left there

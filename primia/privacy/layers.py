@@ -61,7 +61,7 @@ class GroupNormLayer(Layer):
     module: nn.GroupNorm
 
     def write(self, a: Tensor, g: Tensor, into: Places) -> None:
-        normal = F.group_norm(a, self.module.num_groups, eps=self.module.eps)
+        normal = F.group_norm(a.contiguous(), self.module.num_groups, eps=self.module.eps)
         into["weight"].copy_(normal.mul_(g).sum((2, 3)))
         into["bias"].copy_(g.sum((2, 3)))
 

@@ -36,6 +36,7 @@ class PrivateLearner(Learner):
         self._physical_batch = physical_batch
         self._generator = generator or SecureGenerator()
         self._protection: tuple[Units, Mechanism] | None = None
+        self._checked: set[int] = set()
         self._clipped_sum(clip=1.0)
 
     def protect(self, units: Units, mechanism: Mechanism) -> None:
@@ -49,6 +50,7 @@ class PrivateLearner(Learner):
 
         Raises:
             NonFiniteLoss: the noised model is no longer finite; names site, round and batch.
+            PrivacyError: on this device a unit's gradient depends on its place in a batch.
             RuntimeError: :meth:`protect` was not called.
         """
         start = perf_counter()
@@ -57,6 +59,7 @@ class PrivateLearner(Learner):
         (units, mechanism), self._protection = self._protection, None
         anchors = self._begin()
         clipped, size = self._clipped_sum(mechanism.clip), self._batch_size(units, mechanism)
+        self._check_places(clipped, size)
         for step in range(work.steps):
             rate = self._set_rate(work, step)
             total = clipped.zeros()
@@ -71,6 +74,15 @@ class PrivateLearner(Learner):
 
     def _clipped_sum(self, clip: float) -> ClippedSum:
         return ClippedSum(self.model, lambda images, labels: self._loss(images, labels, "none"), clip)
+
+    def _check_places(self, clipped: ClippedSum, size: int) -> None:
+        """Check once for each size of a batch that a unit's rounding does not follow from its place, on noise instead of images."""
+        if size not in self._checked:
+            draws = torch.Generator().manual_seed(0)
+            images = torch.randn(size, self.spec.channels, self.spec.image_size, self.spec.image_size, generator=draws)
+            labels = torch.randint(len(self.spec.classes), (size,), generator=draws)
+            clipped.check_places(images.to(self._device), labels.to(self._device))
+            self._checked.add(size)
 
     def _batch_size(self, units: Units, mechanism: Mechanism) -> int:
         """Return the images of each micro-batch, from public numbers alone.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import PurePath
 
 from primia.privacy.site import Statement
@@ -50,7 +50,7 @@ def paragraph(statements: Sequence[Statement], *, secure_aggregation: bool, pret
 def _guarantee(statements: Sequence[Statement]) -> str:
     first = statements[0]
     most = "epsilon at most" if len(statements) > 1 else "epsilon ="
-    bound = f"{most} {_upper(max(item.epsilon for item in statements))} at delta = {_range([item.delta for item in statements])}"
+    bound = f"{most} {_upper(max(item.epsilon for item in statements))} at delta = {_range([item.delta for item in statements], _upper)}"
     where, sets = ("", "federations") if first.unit == "site" else ("at each site ", "data sets")
     return (
         f"Training was differentially private for {_PROTECTED[first.unit]}: {where}with {bound}, for {sets} that differ by one "
@@ -61,7 +61,8 @@ def _guarantee(statements: Sequence[Statement]) -> str:
 def _steps(statements: Sequence[Statement]) -> str:
     first = statements[0]
     views = "" if first.views == 1 else f"the gradients of up to {first.views} {_VIEWS[first.unit]} were averaged, "
-    noise, rate, steps = (_range([getattr(item, name) for item in statements]) for name in ("noise_multiplier", "sample_rate", "steps"))
+    rate, steps = (_range([getattr(item, name) for item in statements]) for name in ("sample_rate", "steps"))
+    noise = _range([item.noise_multiplier for item in statements], _lower)
     batches = f"Batches were Poisson samples of {first.unit}s at a rate of {rate}, kept secret by the site, over {steps} steps."
     if all(item.sampling == "none" for item in statements):
         batches = f"Each of {steps} steps was on all {first.unit}s."
@@ -74,7 +75,8 @@ def _steps(statements: Sequence[Statement]) -> str:
 
 def _updates(statements: Sequence[Statement]) -> str:
     first = statements[0]
-    noise, rounds = (_range([getattr(item, name) for item in statements]) for name in ("noise_multiplier", "steps"))
+    rounds = _range([item.steps for item in statements])
+    noise = _range([item.noise_multiplier for item in statements], _lower)
     return (
         f"In each of {rounds} rounds each site's update was clipped to an L2 norm of {first.clip:g}, and Gaussian noise with a noise "
         f"multiplier of {noise} was added to their sum; no amplification by sampling is claimed."
@@ -99,14 +101,23 @@ def _starting_weights(pretrained: str) -> str:
     return f"Training started from {source}; the guarantee does not cover the images that those were trained on."
 
 
-def _range(values: Sequence[float]) -> str:
-    low, high = _number(min(values)), _number(max(values))
+def _range(values: Sequence[float], rounded: Callable[[float], str] | None = None) -> str:
+    """The least and the largest; rounded to the side that claims less, where that matters."""
+    low, high = map(rounded or _number, (min(values), max(values)))
     return low if low == high else f"{low} to {high}"
 
 
 def _number(value: float) -> str:
     """Three significant digits; whole numbers stay whole."""
     return str(int(value)) if value == int(value) else f"{value:.3g}"
+
+
+def _lower(value: float) -> str:
+    """A lower bound, rounded down to three significant digits."""
+    if value <= 0 or not math.isfinite(value):
+        return _number(value)
+    unit = 10.0 ** (math.floor(math.log10(value)) - 2)
+    return f"{math.floor(value / unit + 1e-9) * unit:.3g}"
 
 
 def _upper(value: float) -> str:

@@ -26,6 +26,8 @@ _COLUMNS = {
     "validation_mcc": pa.float64(),
 }
 
+_ROW_LIMIT = 1_000_000
+
 
 @dataclass(frozen=True)
 class SiteRound:
@@ -90,7 +92,7 @@ def _read_summary(path: Path) -> RunSummary:
 
 def _read_rounds(file: Path) -> tuple[RoundResult, ...]:
     try:
-        rows = read_table(file, list(_COLUMNS), _COLUMNS).to_pylist()
+        rows = read_table(file, list(_COLUMNS), _COLUMNS, filled=("round", "site", "status"), rows=_ROW_LIMIT).to_pylist()
     except (OSError, ValueError) as error:
         raise RunError(f"{file} cannot be read ({printable(error)}); was the run folder copied whole?") from None
     sites: dict[int, dict[str, SiteRound]] = {}
@@ -100,7 +102,7 @@ def _read_rounds(file: Path) -> tuple[RoundResult, ...]:
     return tuple(
         RoundResult(
             row["round"],
-            row["steps"],
+            row["steps"] or 0,
             row["train_loss"],
             row["learning_rate"],
             row["seconds"],

@@ -76,7 +76,8 @@ class SweepResults:
             return sweep
         run = _run_summary(folder.path / sweep.best.folder)
         test = run.get("test")
-        test_mcc = test.get("mcc") if isinstance(test, dict) else None
+        mcc = test.get("mcc") if isinstance(test, dict) else None
+        test_mcc = mcc if isinstance(mcc, int | float) and abs(mcc) <= 1.0 + 1e-6 else None
         return cls(sweep.path, sweep.settings, sweep.records, sweep.summary, test_mcc, bool(run.get("synthetic")))
 
     @property

@@ -7,19 +7,34 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
+from primia.config.fields import keys
 from primia.errors import RunError
 from primia.files import atomic_path
+from primia.untrusted.documents import validated
+from primia.untrusted.files import Unusable, printable
+from primia.untrusted.tables import read_table
 
 Value = bool | int | float | str
 """A searched setting's value, of the setting's own type."""
 
+Count = Annotated[int, Field(ge=0, le=10**9)]
+Bytes = Annotated[int, Field(ge=0, lt=2**62)]
+Seconds = Annotated[float, Field(ge=0.0, le=1e12)]
+Amount = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
+Mcc = Annotated[float, Field(ge=-1.0 - 1e-6, le=1.0 + 1e-6)]
+Name = Annotated[str, Field(max_length=1000)]
+
 _PREFIX = "param."
-_FOLDER = re.compile(r"trials/\d{4,}(-from-\d{3,}(-\d+)?)?", re.ASCII)
+_FOLDER = re.compile(r"trials/\d{4,9}(-from-\d{3,9}(-\d{1,9})?)?", re.ASCII)
+TRIAL_LIMIT = 100_000
+_VALUE_LIMIT = 5_000_000
+"""Rows and values of the largest table that is read."""
 
 
 class State(StrEnum):
@@ -57,7 +72,45 @@ class TrialRecord:
     cause: str = ""
 
 
-_PLAIN = ("value", "second", "rounds", "planned_rounds", "best_round", "seconds", "bytes", "cause", "folder")
+class _Part(BaseModel):
+    """A part of a run's summary; what a record does not hold is passed over."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+
+class _Validation(_Part):
+    mcc: Mcc | None
+
+
+class _Communication(_Part):
+    up_bytes: Bytes
+    down_bytes: Bytes
+
+
+class _SitePrivacy(_Part):
+    epsilon: Amount
+
+
+class _Privacy(_Part):
+    sites: dict[Name, _SitePrivacy]
+
+
+class _Federation(_Part):
+    rounds: Count
+
+
+class _Config(_Part):
+    federation: _Federation
+
+
+class _Summary(_Part):
+    validation: _Validation
+    best_round: Count
+    rounds: Count
+    timing: dict[str, Seconds]
+    communication: _Communication
+    privacy: _Privacy
+    config: _Config
 
 
 @dataclass(frozen=True)
@@ -74,18 +127,25 @@ class Told:
 
 
 def with_summary(record: TrialRecord, summary: Mapping[str, Any], second: str) -> TrialRecord:
-    """A record with what its run's ``summary.json`` says: best model, bytes, epsilon, and the second objective."""
-    moved = summary["communication"]["up_bytes"] + summary["communication"]["down_bytes"]
-    epsilon = {name: site["epsilon"] for name, site in summary["privacy"]["sites"].items()}
-    timing = summary["timing"]
+    """A record with what its run's ``summary.json`` says: best model, bytes, epsilon, and the second objective.
+
+    Raises:
+        RunError: it does not say that.
+    """
+    try:
+        told: _Summary = validated(_Summary, summary)
+    except Unusable as error:
+        raise RunError(f"the summary of trial {record.number} cannot be read ({error}); was {record.folder} changed by hand?") from None
+    moved = told.communication.up_bytes + told.communication.down_bytes
+    epsilon = {name: site.epsilon for name, site in told.privacy.sites.items()}
     return replace(
         record,
-        value=summary["validation"]["mcc"],
+        value=told.validation.mcc,
         second=second_objective(second, moved, epsilon),
-        best_round=summary["best_round"],
-        rounds=summary["rounds"],
-        planned_rounds=summary["config"]["federation"]["rounds"],
-        seconds=sum(timing.get(phase, 0.0) for phase in ("training", "validation", "test")),
+        best_round=told.best_round,
+        rounds=told.rounds,
+        planned_rounds=told.config.federation.rounds,
+        seconds=sum(told.timing.get(phase, 0.0) for phase in ("training", "validation", "test")),
         bytes=moved,
         epsilon=epsilon,
     )
@@ -146,6 +206,34 @@ def write_records(records: Iterable[TrialRecord], path: Path) -> None:
         pq.write_table(pa.table(columns), temporary)
 
 
+class _Strict(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+
+class _Point(_Strict):
+    round: Count
+    mcc: Mcc
+
+
+class _Row(_Strict):
+    """A row of the table as it is written."""
+
+    trial: Count
+    state: Annotated[State, Field(strict=False)]
+    value: Mcc | None
+    second: FiniteFloat | None
+    best_round: Count
+    rounds: Count
+    planned_rounds: Count
+    seconds: Seconds
+    bytes: Annotated[int, Field(ge=0, lt=2**63)]
+    cause: str
+    folder: str
+    curve: list[_Point]
+    epsilon: dict[Name, Amount]
+    parameters: dict[str, bool | int | FiniteFloat | Name]
+
+
 def read_records(path: Path) -> list[TrialRecord]:
     """The trials in the order of their numbers.
 
@@ -153,12 +241,21 @@ def read_records(path: Path) -> list[TrialRecord]:
         RunError: the file is missing or is none of a sweep.
     """
     try:
-        table = pq.read_table(path)
-        return [_record(row) for row in table.to_pylist(maps_as_pydicts="strict")]
+        table = read_table(path, types=_SCHEMA, rows=TRIAL_LIMIT, values=_VALUE_LIMIT)
+        _check_columns(table.column_names)
+        batches = table.to_batches(max_chunksize=1000)
+        records = [_record(row) for batch in batches for row in batch.to_pylist(maps_as_pydicts="strict")]
     except FileNotFoundError:
         raise RunError(f"{path.parent} is not a sweep: it has no {path.name}") from None
-    except (pa.ArrowException, KeyError, ValueError, TypeError, OSError) as error:
-        raise RunError(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
+    except (pa.ArrowException, KeyError, ValueError, OSError) as error:
+        raise RunError(f"{path} cannot be read: {printable(error)}") from None
+    return sorted(records, key=lambda record: record.number)
+
+
+def _check_columns(names: Sequence[str]) -> None:
+    known = {*_SCHEMA, *(_PREFIX + key for key in keys())}
+    if unknown := set(names) - known:
+        raise Unusable(f"column {printable(min(unknown), 60)} is none of a sweep")
 
 
 def _row(record: TrialRecord) -> dict[str, object]:
@@ -181,15 +278,10 @@ def _row(record: TrialRecord) -> dict[str, object]:
 
 def _record(row: Mapping[str, object]) -> TrialRecord:
     parameters = {name.removeprefix(_PREFIX): value for name, value in row.items() if name.startswith(_PREFIX) and value is not None}
-    plain = {name: row[name] for name in _PLAIN}
-    if not _FOLDER.fullmatch(str(row["folder"])):
+    fields: _Row = validated(_Row, {**{name: row[name] for name in _SCHEMA}, "parameters": parameters})
+    if not _FOLDER.fullmatch(fields.folder):
         # A sweep folder may come from somebody else, and what lies there may be removed.
-        raise ValueError(f"trial {row['trial']} has no run folder of this sweep: {row['folder']}")
-    return TrialRecord(
-        number=int(row["trial"]),  # type: ignore[call-overload]
-        state=State(str(row["state"])),
-        parameters=parameters,  # type: ignore[arg-type]
-        curve=tuple((point["round"], point["mcc"]) for point in row["curve"]),  # type: ignore[attr-defined]
-        epsilon=dict(row["epsilon"] or {}),  # type: ignore[call-overload]
-        **plain,  # type: ignore[arg-type]
-    )
+        raise Unusable(f"trial {fields.trial} has no run folder of this sweep: {fields.folder}")
+    plain = {name: getattr(fields, name) for name in _SCHEMA if name not in ("trial", "curve")}
+    curve = tuple((point.round, point.mcc) for point in fields.curve)
+    return TrialRecord(number=fields.trial, parameters=fields.parameters, curve=curve, **plain)

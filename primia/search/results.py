@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
 
 from primia.config.reader import dump_config
 from primia.config.settings import Settings
@@ -18,9 +20,11 @@ from primia.privacy.ledger import Ledger
 from primia.report import format as fmt
 from primia.search.folder import SweepFolder, SweepPrivacy
 from primia.search.page import write_sweep_report
-from primia.search.records import TrialRecord, best_of, undominated, with_summary
+from primia.search.records import Amount, TrialRecord, best_of, undominated, with_summary
 from primia.search.space import Space
 from primia.search.watch import write_trial_report
+from primia.untrusted.documents import validated
+from primia.untrusted.files import Unusable
 
 _MECHANISMS = 16
 """Kinds of noise and sampling rate that are composed numerically; of more the bound by Rényi divergence is taken, some 10 % above."""
@@ -35,6 +39,25 @@ _UNSTATED = (
     " Not counted is what these trials, which came to no statement, spent after the last one that did: {trials}. It stands in the sites' "
     "boxes (primia-ray site show)."
 )
+
+
+class _Part(BaseModel):
+    """A part of a run's summary; the rest is passed over."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+
+class _Statement(_Part):
+    epsilon_all_runs: Amount | None
+    delta: Annotated[float, Field(gt=0.0, lt=1.0)]
+
+
+class _Privacy(_Part):
+    sites: dict[str, _Statement]
+
+
+class _Told(_Part):
+    privacy: _Privacy
 
 
 def write_results(folder: SweepFolder, space: Space, records: Iterable[TrialRecord], status: str, reason: str, wall_s: float) -> None:
@@ -140,11 +163,11 @@ def _by_summaries(folder: SweepFolder, records: Sequence[TrialRecord]) -> tuple[
     unstated = []
     for record in records:
         try:
-            privacy: Any = RunFolder(folder.path / record.folder).read_summary()["privacy"]
-        except RunError:
+            told: _Told = validated(_Told, RunFolder(folder.path / record.folder).read_summary())
+        except (RunError, Unusable):
             unstated.append(record.number)
             continue
-        for site, statement in privacy["sites"].items():
-            if (total := statement["epsilon_all_runs"]) is not None:
-                spent[site] = max(spent.get(site, (0.0, 0.0)), (total, statement["delta"]))
+        for site, statement in told.privacy.sites.items():
+            if (total := statement.epsilon_all_runs) is not None:
+                spent[site] = max(spent.get(site, (0.0, 0.0)), (total, statement.delta))
     return spent, unstated

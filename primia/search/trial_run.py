@@ -118,8 +118,8 @@ class TrialRun:
         folder = self._opened(settings, data.fingerprint)
         yield from self._earlier_rounds(folder, settings.federation.rounds)
         if folder.summary.exists():
-            if (summary := folder.read_summary())["status"] != "pruned":
-                yield self._finished(summary)
+            if folder.status() != "pruned":
+                yield self._finished(folder.read_summary())
                 return
             folder.reopen()
         setup = RunSetup.of(

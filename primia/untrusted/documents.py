@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -13,6 +14,9 @@ from primia.untrusted.files import DOCUMENT_LIMIT, Unusable, printable, read_fil
 NESTING_LIMIT = 40
 NUMBER_LIMIT = 400
 """Characters of the longest number that is read: Python takes quadratic time to turn digits into an integer."""
+
+_PYTHON = re.compile(r" or instance of \w+|^Value error, ")
+"""What pydantic says to programmers."""
 
 T = TypeVar("T")
 Model = TypeVar("Model", bound=BaseModel)
@@ -64,7 +68,8 @@ def validated(kind: type[Model] | TypeAdapter[T], value: object) -> Any:
 def fault(error: ValidationError) -> str:
     """The first field that does not fit, and why."""
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    return printable(f"{'.'.join(map(str, first['loc'])) or 'document'}: {first['msg']}")
+    words = _PYTHON.sub("", first["msg"])
+    return printable(f"{'.'.join(map(str, first['loc'])) or 'document'}: {words}")
 
 
 def _text(data: bytes) -> str:

@@ -56,6 +56,17 @@ def test_an_audit_is_in_the_log_of_every_box(tmp_path: Path, boxes: tuple[SiteBo
         assert box.audit_log()[-1].event == expected and purposes(box) == ["init", "grant", "audit"]
 
 
+def test_an_audit_in_one_run_opens_the_box_that_it_is_of(tmp_path: Path, boxes: tuple[SiteBox, ...]) -> None:
+    for box in boxes:
+        box.grant(STUDY)
+    stated = {"unit": "image", "noise_multiplier": 4.0, "clip": 1.0, "sample_rate": 0.25, "units": 17, "views": 1, "steps": 2}
+    site = stated | {"delta": 1e-5, "accountant": "rdp", "epsilon": 1.0}
+    (tmp_path / "run" / "summary.json").write_text(json.dumps({"name": "run", "privacy": {"sites": {boxes[0].name: site}}}))
+    done = api.audit(tmp_path / "run", only="one-run", canaries=10)
+    assert done.one_run and not done.one_run.is_refuted
+    assert all(purposes(box) == ["init", "grant", "audit"] for box in boxes)
+
+
 @pytest.mark.parametrize("why", ["was never granted", "was revoked"])
 def test_without_one_owners_grant_no_private_half_is_opened(tmp_path: Path, boxes: tuple[SiteBox, ...], why: str) -> None:
     for box in boxes[:-1]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from primia.errors import ConsentError
+from primia.federation import audit_log
 from primia.federation.audit_log import AuditLog, Head
 
 
@@ -126,11 +127,33 @@ def test_a_damaged_head_is_named(path: Path) -> None:
     assert "audit.head: cannot be read" in refused(path)
 
 
-def test_what_is_no_json_leaves_the_log_as_it_was(path: Path) -> None:
+def nested(levels: int) -> object:
+    value: object = 0
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [float("inf"), float("nan"), {1, 2}, b"bytes", 10**450, -(10**450), 10**5000, nested(60), nested(100_000), 2 * 2**20 * "x"],
+    ids=lambda odd: type(odd).__name__,
+)
+def test_what_could_not_be_read_back_leaves_the_log_as_it_was(path: Path, odd: object) -> None:
     before = path.read_bytes()
-    with pytest.raises(ValueError, match="JSON compliant"):
-        AuditLog(path).append({"epsilon": float("inf")})
-    assert path.read_bytes() == before and len(AuditLog(path).read()) == 5
+    with pytest.raises(ConsentError, match=r"could not be read back is not written|an event of more than 1048576 bytes") as error:
+        AuditLog(path).append({"round": odd})
+    assert "\n" not in str(error.value) and path.read_bytes() == before and len(AuditLog(path).read()) == 5
+    AuditLog(path).append({"round": 6})
+    assert len(AuditLog(path).read()) == 6
+
+
+def test_a_full_log_takes_no_more(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else its reader would refuse all of it."""
+    monkeypatch.setattr(audit_log, "_LARGEST", path.stat().st_size + 10)
+    with pytest.raises(ConsentError, match=r"audit\.jsonl: full"):
+        AuditLog(path).append({"round": 6})
+    assert len(AuditLog(path).read()) == 5
 
 
 def test_processes_that_append_at_once_lose_no_line(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -9,7 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from primia.errors import RunError
 from primia.federation.checkpoint import Checkpoints, RunState
+from primia.federation.collect import CollectedFacts
 from primia.federation.events import Event, SiteLeftOut
 from primia.federation.exchange import Contribution, HostResult
 from primia.federation.hosts import Answer
@@ -25,6 +28,14 @@ from primia.secagg.ring import Layout, RingVector
 DRIVER = Identity.generate("demo@primia.example")
 Make = Callable[..., RunSetup]
 MakeHosts = Callable[..., Any]
+
+
+@pytest.fixture
+def known(make_setup: Make, make_hosts: MakeHosts) -> tuple[RunSetup, dict[str, object]]:
+    """A run whose facts are known, and these."""
+    setup = make_setup("known", secure_aggregation={"enabled": False})
+    prepare_run(setup, make_hosts(assign_hosts(setup.sites, 3)), DRIVER)
+    return setup, json.loads(RunFolder(setup.folder).facts.read_text())
 
 
 def run_with(setup: RunSetup, hosts: Any, spoil: Callable[[HostResult], HostResult]) -> tuple[RunState, list[Event]]:
@@ -88,3 +99,61 @@ def test_contributions_add_up_in_the_memory_of_the_first() -> None:
     total += Contribution(Update(np.ones(2, np.float32), np.ones(1, np.float32), 2.0), 10, 20, 30.0, 40)
     assert (total.update.weight, total.samples, total.steps, total.loss_sum, total.clipped) == (3.0, 11, 22, 33.0, 44)
     assert total.update.parameters is first.update.parameters and first.update.parameters.tolist() == [2, 2]
+
+
+def counts_of(value: object) -> dict[str, object]:
+    return {"counts": {"site-1": {"test": value}}}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"counts": [1]},
+        counts_of([1]),
+        counts_of([[1]]),
+        counts_of("abc"),
+        counts_of([1, -1, 1]),
+        counts_of([2**70, 1, 1]),
+        {"counts": {"site-1": {"other": [1, 1, 1]}}},
+        {"counts": {"nobody": {"test": [1, 1, 1]}}},
+        {"class_counts": "abc"},
+        {"class_counts": [1]},
+        {"class_counts": [10**9, 1, 1]},
+        {"numbers": ["1", "2", "3"]},
+        {"numbers": [10**300, 10**300, 3]},
+        {"numbers": [-1, -1, -1]},
+        {"numbers": [0, 0, 0]},
+        {"numbers": [1.5, 1e300, 1.0]},
+        {"numbers": [4, 40]},
+        {"numbers": [4, 40, 4000]},
+        {"pixels": [10, [1.0], [-5.0]]},
+        {"pixels": [10, ["a"], [1.0]]},
+        {"pixels": [0, [0], [0]]},
+        {"pixels": [10, [1, 1, 1], [1, 1, 1]]},
+        {"pixels": ["x", [1], [1]]},
+        {"pixels": [10, [-1], [1]]},
+        {"pixels": [10, [2551], [10**6]]},
+        {"pixels": [10, [100], [10]]},
+        {"absent": [1, 2]},
+        {"absent": "abc"},
+        {"absent": 5},
+        {"absent": {"nobody": "gone"}},
+    ],
+)
+def test_facts_of_odd_types_and_values_are_one_clear_error(
+    make_setup: Make, make_hosts: MakeHosts, known: tuple[RunSetup, dict[str, object]], change: dict[str, object]
+) -> None:
+    setup, facts = known
+    path = RunFolder(setup.folder).facts
+    path.write_text(json.dumps({**facts, **change}))
+    with pytest.raises(RunError, match=r"facts\.json cannot be read \(") as caught:
+        prepare_run(setup, make_hosts(assign_hosts(setup.sites, 3)), DRIVER)
+    assert str(caught.value).isprintable()
+
+
+def test_facts_of_the_same_run_are_taken_up(make_hosts: MakeHosts, known: tuple[RunSetup, dict[str, object]]) -> None:
+    setup, facts = known
+    text = json.dumps(facts)
+    RunFolder(setup.folder).facts.write_text(text)
+    assert json.loads(CollectedFacts.from_json(text).to_json()) == facts
+    assert prepare_run(setup, make_hosts(assign_hosts(setup.sites, 3)), DRIVER).train_images == facts["numbers"][1]  # type: ignore[index]

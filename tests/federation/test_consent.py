@@ -330,14 +330,33 @@ def test_a_grant_of_an_earlier_version_reads_as_the_defaults(box: Path) -> None:
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("delta", 0.0), ("delta", 1.0), ("delta", "x"), ("unit", "site"), ("unit", None), ("partners", 3), ("pinned", "x"), ("pinned", None)],
+    [
+        *[("delta", value) for value in (0.0, 1.0, "x", "nan", True)],
+        *[("max_epsilon", value) for value in ("nan", "inf", float("nan"), int("9" * 350), -1, 0, [1], "2.0", True)],
+        *[("until", value) for value in (0, 5, "", False, "2027-13-01", "20270101", "2027-W01-1", [])],
+        *[("revoked", value) for value in (5, [1], 0, "", False, [], {})],
+        *[("granted", value) for value in (5, None, "", "x" * 1000)],
+        *[("partners", value) for value in (3, "abc", [[1]], None, [""], {"a": 1})],
+        *[("pinned", value) for value in ("x", None, 1.9, [1], -1, True)],
+        *[("unit", value) for value in ("site", None, {})],
+        *[("first_contact", value) for value in ("yes", 1, None)],
+        ("another", 1),
+    ],
 )
 def test_terms_that_say_nothing_let_in_nobody(box: Path, key: str, value: object) -> None:
     grants(box).grant(STUDY, max_epsilon=2.0)
     terms = read_json(box / "grants.json")
     terms[STUDY][key] = value
     (box / "grants.json").write_text(json.dumps(terms))
-    assert f"grants.json: the terms of {STUDY} cannot be read" in refused(box)
+    said = refused(box)
+    assert f"grants.json: the terms of {STUDY} cannot be read ({key}" in said or "cannot be read (NaN" in said
+    assert said.isprintable() and "_Written" not in said
+
+
+def test_a_name_that_is_no_federation_has_no_terms(box: Path) -> None:
+    grants(box).grant(STUDY)
+    (box / "grants.json").write_text(json.dumps({"*\n": read_json(box / "grants.json")[STUDY]}))
+    assert "grants.json: the terms of * cannot be read" in refused(box)
 
 
 def test_a_cap_is_at_the_grants_delta_and_for_its_unit(box: Path) -> None:

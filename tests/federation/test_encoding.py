@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from primia.data.statistics import PixelSums
-from primia.errors import ProtocolError
+from primia.errors import ProtocolError, TrainingError
 from primia.federation.encoding import EvaluationEncoding, FactsEncoding, UpdateEncoding, next_range, rounding_key
 from primia.federation.exchange import Contribution, TrainingFacts
 from primia.federation.update import Update
@@ -75,11 +77,24 @@ def test_weights_that_could_make_the_sum_wrap_are_refused() -> None:
         encoding.decode(RingVector.zeros(encoding.layout))
 
 
-def test_broken_statistics_are_refused_at_the_site() -> None:
+@pytest.mark.parametrize(("statistic", "loss"), [(np.inf, 0.0), (np.nan, 0.0), (1e12, 0.0), (1.0, 2.0**40), (1.0, float("nan"))])
+def test_what_is_out_of_range_is_a_failure_in_the_sum_and_no_refusal(statistic: float, loss: float) -> None:
+    """The attack: a model scaled until a site refuses finds the site's own values, by halving."""
     encoding = UpdateEncoding(1, 2, 10.0, 1.0)
-    broken = Contribution(Update(np.zeros(1, np.float32), np.array([1.0, np.inf], np.float32), 5.0), 1, 1, 0.0)
-    with pytest.raises(ProtocolError, match="BatchNorm statistics are out of range"):
-        encoding.encode(broken, rounding_key(1, "a", 1))
+    broken = Contribution(Update(np.ones(1, np.float32), np.array([1.0, statistic], np.float32), 5.0), 1, 1, loss)
+    vector = encoding.encode(broken, rounding_key(1, "a", 1))
+    assert vector.wide[-1] == 1 and not vector.wide[:-1].any() and not vector.narrow.any()
+
+
+@pytest.mark.parametrize("loss", [None, 2.0**33, float("inf"), float("nan")])
+def test_an_evaluation_out_of_range_is_counted_and_no_refusal(loss: float | None) -> None:
+    encoding = EvaluationEncoding(3)
+    whole = Evaluation.of(np.zeros((4, 3), np.float32), np.zeros(4, np.int64))
+    vector = encoding.encode(None if loss is None else replace(whole, loss_sum=loss))
+    assert vector.wide[-1] == 1 and not vector.wide[:-1].any() and not vector.narrow.any()
+    vector.add_(encoding.encode(whole))
+    with pytest.raises(TrainingError, match=r"not finite, or out of range, at 1 site\(s\)"):
+        encoding.decode(vector)
 
 
 def test_an_upload_is_no_larger_than_float32() -> None:

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from primia.errors import ProtocolError
-from primia.federation.exchange import Charter, RoundTask
-from primia.federation.gate import CALLS, Gated, Visit
+from primia.federation.exchange import Charter, HostReply, RoundTask, Session, SiteFailure
+from primia.federation.gate import CALLS, UNREADABLE, Entry, Gated, Visit, site_call
+from primia.federation.member import Member
 from primia.federation.plan import assign_hosts
+from primia.federation.refusals import Kind
 from primia.federation.run_setup import RunSetup
 from primia.federation.setup import Prepared, prepare_run
 from primia.federation.site import SiteHost
 from primia.federation.site_box import SiteBox
+from primia.federation.update import GlobalModel
 from primia.federation.worker import FederatedWorker
 from primia.secagg.identity import Identity
 from primia.secagg.messages import Roster, Task
@@ -166,14 +171,197 @@ def test_each_answered_call_that_is_about_images_has_its_line(make_boxed: Any, m
     assert all(line["federation"] == FEDERATION and line["run"] == prepared.session.charter.run for line in lines)
 
 
-def test_a_drivers_words_are_one_line_in_the_log(make_boxed: Any) -> None:
+def test_a_drivers_words_are_short_in_the_log(make_boxed: Any) -> None:
     """Also those of a driver that is refused: the owner will read them on a terminal."""
     setup, boxes = make_boxed(None)
-    charter = Charter("id", "run\x1b[2J\n" + 999 * "x", (SITE,), setup.settings, setup.classes, 1, setup.folder, DRIVER.public)
+    charter = Charter("id", "run" + 900 * "x", (SITE,), setup.settings, setup.classes, 1, setup.folder, DRIVER.public)
     assert SiteHost([setup.sites[0].source]).join(charter, [SITE]).failures
     event = boxes[SITE].audit_log()[-1].event
-    assert event["purpose"] == "join" and str(event["outcome"]).startswith("refused: ") and len(event["run"]) == 500
-    assert str(event["run"]).startswith("run?[2J?x")
+    assert event["purpose"] == "join" and str(event["outcome"]).startswith("refused: ")
+    assert event["run"] == "run" + 497 * "x"
+
+
+def test_nested_words_of_an_event_are_shortened_too(make_boxed: Any) -> None:
+    setup, boxes = make_boxed(None)
+    charter = Charter("id", "run", (SITE,), setup.settings, setup.classes, 1, setup.folder, DRIVER.public)
+    long = 2000 * "x"
+    Member(setup.sites[0].source).note(charter, {"outcome": "a\x1bb", "list": [long] * 1000, "deep": {long: {"a": {"b": long, "c": []}}}})
+    event = boxes[SITE].audit_log()[-1].event
+    assert (
+        event["outcome"] == "a?b"
+        and event["list"] == [long[:500]] * 100
+        and event["deep"] == {long[:500]: {"a": {"b": long[:500], "c": "..."}}}
+    )
+
+
+def with_privacy(charter: Charter, privacy: object) -> Charter:
+    return replace(charter, settings=charter.settings.model_copy(update={"privacy": privacy}))
+
+
+def pretender(charter: Charter) -> Any:
+    """No charter, but what answers each question about one as the driver likes."""
+    kept = {field.name: getattr(charter, field.name) for field in fields(charter)}
+    return SimpleNamespace(**kept, ledgers=charter.ledgers, is_secure=True, keeps_evaluations=False, is_sealed=True)
+
+
+def changing(*lists: list[str]) -> Any:
+    """Other names at each reading."""
+    names: list[Any] = []
+    for each in lists:
+        step = iter(each)
+        names += [step] * (len(each) + 1)
+    return map(next, names)
+
+
+ODD_CHARTERS: dict[str, Callable[[Charter], Any]] = {
+    "a namespace": pretender,
+    "a subclass": lambda charter: type("Charter", (Charter,), {"is_secure": True})(**vars(charter)),
+    "a namespace in the settings": lambda charter: with_privacy(
+        charter, SimpleNamespace(unit="patient", is_on=False, is_by_site=False, delta=None)
+    ),
+    "settings that are not valid": lambda charter: with_privacy(charter, charter.settings.privacy.model_copy(update={"unit": "patient"})),
+    "a run name of 50 MB": lambda charter: replace(charter, run=50_000_000 * "x"),
+    "a run name that is a number": lambda charter: replace(charter, run=5),  # type: ignore[arg-type]
+    "a run name that moves the cursor": lambda charter: replace(charter, run="run\x1b[2J"),
+    "a list of sites": lambda charter: replace(charter, sites=list(charter.sites)),  # type: ignore[arg-type]
+    "an endless number of channels": lambda charter: replace(charter, channels=10**450),
+    "nothing": lambda charter: None,
+}
+
+
+@pytest.mark.parametrize("name", ODD_CHARTERS)
+def test_a_charter_of_odd_types_reaches_no_site(make_boxed: Any, make_hosts: MakeHosts, name: str) -> None:
+    """In each call, with the same answer and the same line, which quotes nothing."""
+    setup, boxes = make_boxed({})
+    prepared, host = prepared_run(setup, make_hosts)
+    odd = ODD_CHARTERS[name](prepared.session.charter)
+    changed = replace(prepared, session=replace(prepared.session, charter=odd))
+    for call in ASKING:
+        given = tuple(odd if isinstance(each, Charter) else each for each in arguments(prepared)[call])
+        given = tuple(changed.session if isinstance(each, Session) else each for each in given)
+        is_refused(boxes[SITE], getattr(host, call)(*given), call)
+
+
+def is_refused(box: SiteBox, result: Any, call: str) -> None:
+    assert result.failures == (SiteFailure.of(SITE, Kind.PROTOCOL),), call
+    assert not any(getattr(result, name, None) for name in ("values", "total", "counts", "metrics", "reports", "sealed")), call
+    event = dict(box.audit_log()[-1].event)
+    assert event.pop("fault", "") is not None and event == {"purpose": call, "outcome": UNREADABLE}
+
+
+ODD_TASKS: dict[str, dict[str, Any]] = {
+    "a round of 451 digits": {"round": 10**450},
+    "a round that is no number": {"round": float("nan")},
+    "a set": {"round": {1, 2}},
+    "a truth value": {"round": True},
+    "a purpose of three million zeros": {"purpose": [0] * 3_000_000},
+    "a threshold without end": {"threshold": float("inf")},
+}
+
+
+@pytest.mark.parametrize("name", ODD_TASKS)
+def test_a_task_of_odd_types_is_refused_and_the_log_can_be_read(make_boxed: Any, name: str) -> None:
+    """Without any grant: one call left the log unreadable, or left no line in it."""
+    setup, boxes = make_boxed(None)
+    host = SiteHost([setup.sites[0].source])
+    charter = Charter("id", "run", (SITE,), setup.settings, setup.classes, 1, setup.folder, DRIVER.public)
+    task = replace(Task(FEDERATION, "run", 1, "train", (SITE,), 0.6, 0, Layout(1, 1)), **ODD_TASKS[name])
+    before = len(boxes[SITE].audit_log())
+    is_refused(boxes[SITE], host.advertise(charter, task, [SITE]), "advertise")
+    assert len(boxes[SITE].audit_log()) == before + 1
+    assert (boxes[SITE].path / "audit.jsonl").stat().st_size < 10_000
+    boxes[SITE].grant(FEDERATION, first_contact=True)
+
+
+@pytest.mark.parametrize("survivors", [changing(["site-1"]), iter(["site-1"]), {"site-1"}, "site-1", None])
+def test_names_that_can_be_read_once_only_are_refused(make_boxed: Any, make_hosts: MakeHosts, survivors: Any) -> None:
+    """The attack: the journal reads all sites, the signature is on some."""
+    setup, boxes = make_boxed({})
+    prepared, host = prepared_run(setup, make_hosts)
+    is_refused(boxes[SITE], host.confirm(prepared.session.charter, "train", [SITE], survivors), "confirm")
+
+
+def test_a_model_of_other_numbers_is_refused(make_boxed: Any, make_hosts: MakeHosts) -> None:
+    """The attack: a model of the same bytes as integers, for all sites but one, whose update the sum then is."""
+    setup, boxes = make_boxed({})
+    prepared, host = prepared_run(setup, make_hosts)
+    session, task, start = arguments(prepared)["train"]
+    assert isinstance(start, GlobalModel)
+    vector: Any = start.parameters
+    strided = np.zeros(2 * vector.size, np.float32)[::2]
+    models: list[Any] = [
+        vector.view(np.int32),
+        vector.astype(np.float64),
+        vector.astype(">f4"),
+        vector[None],
+        strided,
+        vector.tolist(),
+        None,
+    ]
+    for odd in models:
+        is_refused(boxes[SITE], host.train(session, task, replace(start, parameters=odd)), "train")
+
+
+def test_too_few_and_too_many_arguments_are_a_refusal(make_boxed: Any) -> None:
+    setup, boxes = make_boxed({})
+    host = SiteHost([setup.sites[0].source])
+    is_refused(boxes[SITE], host.join(), "join")  # type: ignore[call-arg]
+    is_refused(boxes[SITE], host.join(*range(9)), "join")
+
+
+@pytest.mark.parametrize("error", [ValueError, RecursionError, MemoryError, KeyError, OverflowError])
+def test_a_call_that_cannot_be_described_is_a_refusal_whatever_the_error(
+    make_boxed: Any, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    setup, boxes = make_boxed({})
+
+    def describe(charter: str) -> Visit:
+        raise error("the driver's own words")
+
+    class Host(SiteHost):
+        @site_call(describe)
+        def join(self, entry: Entry, charter: str) -> HostReply:  # type: ignore[override]
+            raise AssertionError("not reached")
+
+    is_refused(boxes[SITE], Host([setup.sites[0].source]).join("id"), "join")
+    assert boxes[SITE].audit_log()[-1].event["fault"] == error.__name__
+
+
+def test_leaving_by_what_is_no_name_is_refused(make_boxed: Any) -> None:
+    setup, boxes = make_boxed({})
+    for odd in (["unhashable"], 5, 2000 * "x"):
+        before = len(boxes[SITE].audit_log())
+        SiteHost([setup.sites[0].source]).leave(odd)  # type: ignore[arg-type]
+        assert boxes[SITE].audit_log()[-1].event["outcome"] == UNREADABLE and len(boxes[SITE].audit_log()) == before + 1
+
+
+def test_a_site_works_on_the_copy_that_was_checked(make_setup: Any, make_hosts: MakeHosts, monkeypatch: pytest.MonkeyPatch) -> None:
+    prepared, host = prepared_run(make_setup(), make_hosts)
+    seen: list[Charter] = []
+
+    def identity(member: Member, charter: Charter) -> Identity:
+        seen.append(charter)
+        return DRIVER
+
+    monkeypatch.setattr(Member, "identity", identity)
+    charter = prepared.session.charter
+    assert not host.join(charter, [SITE]).failures
+    assert seen == [charter] and seen[0] is not charter and seen[0].settings is not charter.settings
+
+
+def test_terms_are_kept_of_so_many_federations_the_oldest_forgotten_with_all_it_began(make_setup: Any, make_hosts: MakeHosts) -> None:
+    prepared, host = prepared_run(make_setup(), make_hosts)
+    charter = prepared.session.charter
+    host._gate.forget(charter.id)
+    for number in range(64):
+        assert not host.join(replace(charter, id=str(number)), [SITE]).failures
+    host.join(replace(charter, id="0"), [SITE])
+    (member,) = host._gate._members.values()
+    assert host.join(replace(charter, id="1", run="renamed"), [SITE]).failures, "still known"
+    host.join(replace(charter, id="64"), [SITE])
+    assert len(host._gate._terms) == 64 and "0" in host._gate._terms and "1" not in host._gate._terms
+    assert "1" not in member._identities and "0" in member._identities
+    assert not host.join(replace(charter, id="1", run="renamed"), [SITE]).failures
 
 
 def test_a_fault_of_the_work_is_logged_as_well(make_boxed: Any, make_hosts: MakeHosts) -> None:

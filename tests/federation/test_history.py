@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
-from primia.federation.history import History, HistoryRow, write_history
+from primia.errors import RunError
+from primia.federation.history import SCHEMA, History, HistoryRow, write_history
 
 
 def rows(round_: int) -> list[HistoryRow]:
@@ -30,3 +34,13 @@ def test_a_missing_file_is_an_empty_history(tmp_path: Path) -> None:
     path = tmp_path / "rounds.parquet"
     write_history(History.read(path, 5).table(), path)
     assert pq.read_table(path).num_rows == 0
+
+
+@pytest.mark.parametrize("name", ["round", "site", "status", "up_bytes"])
+def test_rows_without_round_or_site_are_one_clear_error(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "rounds.parquet"
+    table = pa.Table.from_pylist([asdict(HistoryRow(1, "a"))], schema=SCHEMA)
+    place = SCHEMA.get_field_index(name)
+    pq.write_table(table.set_column(place, name, pa.nulls(1, SCHEMA.field(place).type)), path)
+    with pytest.raises(RunError, match=rf"rounds\.parquet cannot be read \(column {name} has rows without a value"):
+        History.read(path, 1)

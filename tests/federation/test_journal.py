@@ -7,6 +7,7 @@ from multiprocessing import get_context
 from multiprocessing.queues import Queue
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -86,6 +87,8 @@ def test_a_last_line_torn_by_a_crash_does_not_count(tmp_path: Path, tail: str) -
         '{"run": "run", "round": 1, "purpose": "train", "sites": [1]}',
         '{"run": ["run"], "round": 1, "purpose": "train", "sites": ["a"]}',
         '{"run": "run", "round": 1, "purpose": "train", "sites": ["a"], "work": {}}',
+        '{"run": "run", "round": true, "purpose": "train", "sites": ["a"]}',
+        '{"run": "run", "round": 1.0, "purpose": "train", "sites": ["a"]}',
         "[" * 100_000 + "}",
     ],
 )
@@ -97,6 +100,44 @@ def test_a_damaged_line_is_named_and_nothing_is_agreed_on(tmp_path: Path, line: 
     with pytest.raises(ConsentError, match=r"journal\.jsonl: line 2 is not what was written; restore the file from a backup"):
         Journal(path).agree("run", 9, "train", ["a", "b"])
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"run": 5},
+        {"run": None},
+        {"run": 1001 * "x"},
+        {"round_": True},
+        {"round_": 1.0},
+        {"round_": 10**450},
+        {"round_": float("nan")},
+        {"round_": "1"},
+        {"purpose": ["train"]},
+        {"work": b"digest"},
+        {"sites": ["a", 1]},
+        {"sites": ["a", None]},
+        {"sites": 100_001 * ["a"]},
+        {"sites": [1001 * "x"]},
+    ],
+    ids=lambda odd: next(iter(odd)),
+)
+def test_what_could_not_be_read_again_is_not_written(tmp_path: Path, odd: dict[str, object]) -> None:
+    """The attack: one entry of another type, and the journal is out of service for good."""
+    path = tmp_path / "journal.jsonl"
+    Journal(path).agree("run", 1, "train", ["a", "b"])
+    before = path.read_bytes()
+    given: Any = {"run": "run", "round_": 2, "purpose": "train", "sites": ["a", "b"], "work": "", **odd}
+    with pytest.raises(ProtocolError, match="a name that the journal does not hold"):
+        Journal(path).agree(**given)
+    assert path.read_bytes() == before
+    Journal(path).agree("run", 2, "train", ["a", "b"])
+
+
+def test_sites_that_can_be_read_once_are_what_was_read(tmp_path: Path) -> None:
+    Journal(tmp_path / "journal.jsonl").agree("run", 1, "train", iter(["b", "a"]))
+    with pytest.raises(ProtocolError, match="c differ"):
+        Journal(tmp_path / "journal.jsonl").agree("run", 1, "train", ["a", "b", "c"])
 
 
 def test_a_journal_that_cannot_be_written_opens_nothing(tmp_path: Path) -> None:

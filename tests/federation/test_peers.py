@@ -124,3 +124,40 @@ def test_damaged_pins_are_named(tmp_path: Path) -> None:
     (tmp_path / "peers.json").write_text('{"south": {"document": ""}}')
     with pytest.raises(ConsentError, match=r"peers\.json: holds no pinned keys"):
         Peers(tmp_path, "north").all()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        [],
+        "x",
+        {"document": [1]},
+        {"document": 5},
+        {"document": {}},
+        {"document": "no json"},
+        {"document": "[" * 100_000},
+        {"document": "{" + " " * 200_000 + "}"},
+        {"pinned": 5},
+        {"by": []},
+        {"by": "somebody"},
+        {"more": 1},
+    ],
+)
+def test_pins_of_odd_types_are_one_clear_error(tmp_path: Path, south: PublicIdentity, change: object) -> None:
+    peers = Peers(tmp_path, "north")
+    peers.pin(south)
+    written = json.loads((tmp_path / "peers.json").read_text())
+    changed = {**written["south"], **change} if isinstance(change, dict) else change
+    (tmp_path / "peers.json").write_text(json.dumps({"south": changed}))
+    for read in (peers.all, peers.by_owner, lambda: peers.get("south"), lambda: peers.pin(south)):
+        with pytest.raises(ConsentError, match=r"peers\.json: holds no pinned keys") as caught:
+            read()
+        assert str(caught.value).isprintable()
+
+
+def test_a_pinned_name_that_leads_elsewhere_is_refused(tmp_path: Path, south: PublicIdentity) -> None:
+    Peers(tmp_path, "north").pin(south)
+    path = tmp_path / "peers.json"
+    path.write_text(path.read_text().replace('"south": {', '"../south": {'))
+    with pytest.raises(ConsentError, match=r"peers\.json: holds no pinned keys .*names no site"):
+        Peers(tmp_path, "north").all()

@@ -5,17 +5,20 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from primia.data.shard import Shard
-from primia.errors import PrivacyError
+from primia.errors import FederationError, PrivacyError, TrainingError
 from primia.federation.checkpoint import Checkpoints, RunState
 from primia.federation.driver import run_federation
 from primia.federation.events import Event, Notice, RoundFinished, RunFinished, SiteFinished, SiteLeftOut
+from primia.federation.exchange import RoundTask
 from primia.federation.plan import assign_hosts
 from primia.federation.refusals import Kind
 from primia.federation.rounds import RoundLoop
@@ -294,3 +297,40 @@ def test_plain_runs_say_that_nothing_is_private(make_setup: Make, make_hosts: Ma
     sealed = make_setup("sealed", federation={"rounds": 1}, secure_aggregation={"enabled": False})
     finished, _ = finish(sealed, hosts_of(sealed, make_hosts))
     assert "sealed for the driver, which saw it in clear" in finished.summary["privacy"]["statement"]
+
+
+@pytest.mark.parametrize("aggregation", [{"enabled": True}, {"enabled": False, "seal": True}, {"enabled": False, "seal": False}])
+def test_every_answer_is_charged_also_that_the_noised_model_is_not_finite(
+    make_setup: Make, make_hosts: MakeHosts, aggregation: dict[str, object]
+) -> None:
+    """The attack: whether the model overflows follows from the noised sum, and was told without a charge, as often as asked."""
+    setup = make_setup(
+        model={"normalisation": "group"},
+        privacy={"unit": "image", "noise_multiplier": 1.0, "delta": 0.01, "accountant": "rdp"},
+        training={"learning_rate": 2.5e38, "momentum": 0.0},
+        federation={"rounds": 4, "sync_every_n_batch": 1},
+        secure_aggregation=aggregation,
+    )
+    hosts = hosts_of(setup, make_hosts)
+    prepared = prepare_run(setup, hosts, DRIVER)
+    task = RoundTask(1, 4, setup.training_sites, None, range=16.0)
+    for asked in (1, 2):
+        with suppress(TrainingError, FederationError):
+            list(prepared.collector.train(prepared.session, task, prepared.initial))
+        assert [len(ledger(setup, site).charges()) for site in setup.training_sites] == [asked] * 3
+
+
+def test_a_dry_run_on_boxes_has_a_ledger_of_its_own(make_boxed: Callable[..., Any], make_hosts: MakeHosts, tmp_path: Path) -> None:
+    """The attack: a dry run, which needs no grant, whose state folder makes the box's ledger its own."""
+    setup, boxes = make_boxed(None, run={"dry_run": True}, privacy=DP, model={"normalisation": "group"})
+    hosts = hosts_of(setup, make_hosts)
+    session = prepare_run(setup, hosts, DRIVER).session
+    charter = replace(session.charter, id="other", state_folder=tmp_path / "boxes")
+    for host in hosts.hosts:
+        host.join(charter, setup.training_sites)
+        host.train(
+            replace(session, charter=charter),
+            RoundTask(1, 1, setup.training_sites, None, range=16.0),
+            prepare_run(setup, hosts, DRIVER).initial,
+        )
+    assert not any(box.ledger.exists() for box in boxes.values())

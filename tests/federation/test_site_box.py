@@ -270,3 +270,20 @@ def test_a_cap_at_a_delta_that_gives_units_away_is_no_grant(path: Path) -> None:
     assert box.grants() == ()
     limit = SiteBox.open(path).grant(STUDY, max_epsilon=1.0).limit(box.units("patient"))
     assert limit is not None and limit.delta == 1e-5
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *[("datasets", value) for value in ([], "train", [[]], {"train": 1}, ["train"] * 9)],
+        *[("site", value) for value in (None, 5, "", "x" * 5000)],
+        *[("owner", value) for value in (5, [])],
+        *[("version", value) for value in (True, [1], "x" * 5000)],
+    ],
+)
+def test_a_card_of_odd_types_is_one_clear_error(path: Path, key: str, value: object) -> None:
+    card = json.loads((path / "box.json").read_text())
+    (path / "box.json").write_text(json.dumps({**card, key: value}))
+    with pytest.raises(ConsentError, match=r"box\.json: not as it was written|a box of format") as caught:
+        SiteBox.open(path)
+    assert str(caught.value).isprintable() and len(str(caught.value)) < 500

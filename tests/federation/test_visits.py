@@ -132,6 +132,18 @@ def test_the_same_work_is_not_summed_over_other_sites_whatever_it_is_called(atta
     assert total is None and "agreed on with other sites before (site-3 differ)" in reasons[-1]
 
 
+def test_private_training_is_not_summed_over_other_sites_either(make_setup: Make, make_hosts: MakeHosts) -> None:
+    """The attack: so little noise that draws and noise change nothing, and sums over three sites and over two of them."""
+    privacy = {"unit": "image", "noise_multiplier": 1e-3, "accountant": "rdp", "delta": 0.01}
+    setup = make_setup(federation={"rounds": 3}, training={"batch_size": 100}, privacy=privacy, model={"normalisation": "group"})
+    attacker = Attacker(make_hosts(assign_hosts(setup.sites, 3)), prepare_run(setup, make_hosts(assign_hosts(setup.sites, 3)), DRIVER))
+    attacker.collector(attacker.prepared.session).join(SITES)
+    first, _ = attacker.train(attacker.prepared.session)
+    assert first is not None
+    total, reasons = attacker.train(attacker.prepared.session, without="site-3")
+    assert total is None and "agreed on with other sites before (site-3 differ)" in reasons[-1]
+
+
 def test_a_repeat_over_the_same_sites_is_the_same_sum(attacker: Attacker) -> None:
     first, _ = attacker.train(attacker.prepared.session)
     second, _ = attacker.train(attacker.named(id="other", run="renamed"))

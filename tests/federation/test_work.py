@@ -28,9 +28,9 @@ def session() -> Session:
     return Session(charter, spec, GREY, 100.0)
 
 
-def name(session: Session, model: str = "model", **changed: Any) -> str:
+def name(session: Session, model: str = "model", batch_size: int = 8, **changed: Any) -> str:
     work = replace(LocalWork("a", 2, 5, 4, 4, GREY), **changed)
-    return training_work(session, work, model)
+    return training_work(session, work, batch_size, model)
 
 
 def learner(session: Session, **changed: Any) -> Session:
@@ -48,13 +48,14 @@ SAME: dict[str, Callable[[Session], Session]] = {
     "class weights times two": lambda session: learner(session, class_weights=(2.0, 6.0)),
     "class names": lambda session: learner(session, classes=("p", "q")),
     "what this optimiser has not": lambda session: training(session, beta1=0.1, beta2=0.2, evaluation_batch_size=3),
+    "image size, which the shards have": lambda session: learner(session, image_size=33),
+    "batch size, which is given apart": lambda session: training(session, batch_size=3),
     "where the rate does not go": lambda session: training(session, end_learning_rate=0.1),
 }
 OTHER: dict[str, Callable[[Session], Session]] = {
     "seed": lambda session: learner(session, seed=2),
     "class weights": lambda session: learner(session, class_weights=(3.0, 1.0)),
     "rate": lambda session: training(session, learning_rate=0.1),
-    "batch size": lambda session: training(session, batch_size=3),
     "momentum": lambda session: training(session, momentum=0.1),
     "schedule": lambda session: training(session, schedule="cosine"),
 }
@@ -76,6 +77,7 @@ def test_model_steps_and_normalisation_are_in_the_name(session: Session) -> None
         name(session),
         name(session, model="other"),
         name(session, steps=5),
+        name(session, batch_size=7),
         name(session, first_step=8),
         name(session, normalisation=Normalisation((0.4,), (0.25,))),
         evaluation_work(session, "test", GREY, "model"),
@@ -85,3 +87,18 @@ def test_model_steps_and_normalisation_are_in_the_name(session: Session) -> None
     ]
     assert len(set(names)) == len(names)
     assert evaluation_work(OTHER["seed"](session), "test", GREY, "model") == evaluation_work(session, "test", GREY, "model")
+
+
+@pytest.mark.parametrize(
+    "change", [lambda s: training(s, momentum=0.1), lambda s: learner(s, proximal_mu=0.5)], ids=["momentum", "pull to the start"]
+)
+def test_in_a_single_step_what_has_no_effect_is_not_in_the_name(session: Session, change: Callable[[Session], Session]) -> None:
+    assert name(change(session), steps=1) == name(session, steps=1)
+    assert name(change(session)) != name(session)
+
+
+def test_weights_that_are_alike_are_none_and_numbers_have_one_form(session: Session) -> None:
+    assert name(learner(session, class_weights=(1.0, 1.0))) == name(learner(session, class_weights=None))
+    assert name(learner(session, proximal_mu=0)) == name(learner(session, proximal_mu=0.0))
+    near = Normalisation((0.5 + 1e-13,), (0.25,))
+    assert evaluation_work(session, "test", near, "model") == evaluation_work(session, "test", GREY, "model")

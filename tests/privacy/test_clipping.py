@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -14,9 +14,10 @@ from opacus.optimizers import DPOptimizer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from primia.errors import ConfigError
+from primia.errors import ConfigError, PrivacyError
 from primia.privacy import clipping
 from primia.privacy.clipping import ClippedSum
+from primia.privacy.sampling import micro_batches
 
 MakeModel = Callable[..., nn.Module]
 NETWORKS = [("convnet", "group", 16), ("convnet", "weight", 16), ("resnet18", "group", 32), ("resnet18", "weight", 32)]
@@ -265,7 +266,7 @@ def test_a_units_gradient_is_the_same_in_any_company_and_place(
     def gradient(order: list[int]) -> Tensor:
         """Of image 0, where the order has it."""
         summed = ClippedSum(model, losses, 1.0)
-        vectors = summed._image_gradients(images[order], labels[order], torch.ones(len(order)), len(summed.zeros()))
+        vectors = summed._image_gradients(images[order], labels[order], torch.ones(len(order)))
         return vectors[order.index(0)].clone()
 
     for count in (5,) if name == "resnet18" else (3, 4, 6, 8):
@@ -277,6 +278,58 @@ def test_a_units_gradient_is_the_same_in_any_company_and_place(
             [0] * count,
         ):
             assert torch.equal(gradient(order), first)
+
+
+@pytest.fixture
+def threads() -> Iterator[Callable[[int], None]]:
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize(("normalisation", "size", "images"), [("group", 32, 3), ("group", 33, 5), ("group", 64, 3), ("weight", 33, 3)])
+def test_large_maps_too_on_any_number_of_threads(
+    normalisation: str, size: int, images: int, count: int, threads: Callable[[int], None], make_model: MakeModel
+) -> None:
+    """The attack: from maps of 1,024 pixels on, GroupNorm's kernel for channels-last maps divides an image between threads."""
+    threads(count)
+    model, (pictures, labels) = make_model("convnet", normalisation, size), batch(size, images)
+    ClippedSum(model, losses_of(model), 1.0).check_places(pictures, labels)
+
+
+def test_a_unit_more_changes_no_other_whatever_a_network_makes_of_rounding(threads: Callable[[int], None], make_model: MakeModel) -> None:
+    """The same attack to its end: weights that amplify rounding made one unit more count up to eight times."""
+    threads(2)
+    model = make_model("convnet", "group", 64)
+    norms = [module for module in model.modules() if isinstance(module, nn.GroupNorm)]
+    second = [module for module in model.modules() if isinstance(module, nn.Conv2d)][1]
+    with torch.no_grad():
+        norms[0].weight.fill_(1e-3)
+        norms[0].bias.fill_(1000.0)
+        middle = second.weight[:, :, 1, 1].abs() + 0.1
+        second.weight.zero_()
+        second.weight[:, :, 1, 1] = middle
+    pictures, labels = batch(64, 13)
+    summed = ClippedSum(model, losses_of(model), 1.0)
+
+    def total(units: range) -> Tensor:
+        total = summed.zeros()
+        for each in micro_batches([np.array([unit]) for unit in units], 3):
+            summed.add_to(total, pictures[each.index], labels[each.index], torch.from_numpy(each.owner), each.units)
+        return total
+
+    assert exact_norm(total(range(13)) - total(range(1, 13))) * summed.step <= 1.0
+
+
+def test_kernels_that_know_places_are_refused() -> None:
+    class ByPlace(Convolutions):
+        def forward(self, images: Tensor) -> Tensor:
+            return super().forward(images * (1 + 1e-6 * torch.arange(len(images))[:, None, None, None]))
+
+    model, (images, labels) = ByPlace(), batch(8)
+    with pytest.raises(PrivacyError, match=r"depends on its place in a batch of 6 images.* set resources\.threads = 1"):
+        ClippedSum(model, losses_of(model), 1.0).check_places(images, labels)
 
 
 def test_in_half_precision_too(make_model: MakeModel) -> None:

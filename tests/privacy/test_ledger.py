@@ -1,14 +1,16 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -138,3 +140,56 @@ for round in range(10**6):
     told = 20 + len(process.stdout.read().splitlines())
     process.wait()
     assert len(Ledger(path).charges(CHARGE.federation)) - told in (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *[("noise_multiplier", value) for value in ("x", 0, -1.0, float("nan"), float("inf"), 1e-200, 1e300, None, True)],
+        *[("sample_rate", value) for value in (5, 0.0, -1.0, float("nan"), None, "0.1")],
+        *[("steps", value) for value in (-5, 1.5, float("inf"), "7", 10**300, True)],
+        *[("delta", value) for value in (0.0, 1.0, float("nan"), "x", None)],
+        *[("unit", value) for value in (5, [], "", "Patient\n")],
+        *[("federation", value) for value in (5, [1], None)],
+        *[("round", value) for value in (-1, 1.0, None, [])],
+        ("time", 5),
+        ("run", {}),
+        ("another", 1),
+    ],
+)
+def test_a_line_of_odd_types_or_values_stops_everything(path: Path, key: str, value: object) -> None:
+    Ledger(path).charge(CHARGE, anything)
+    path.write_text(path.read_text() + json.dumps({**asdict(CHARGE), key: value}) + "\n")
+    for attempt in (Ledger(path).charges, lambda: Ledger(path).charge(CHARGE, anything)):
+        with pytest.raises(PrivacyError, match=r"privacy\.jsonl: line 2 is no charge, so what is spent is not known") as caught:
+            attempt()
+        assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("line", [b"[" * 100_000, b"\xff\xfe", b'{"steps": ' + b"9" * 5000 + b"}"], ids=["deep", "latin", "digits"])
+def test_a_line_that_is_no_json_stops_everything(path: Path, line: bytes) -> None:
+    path.write_bytes(line + b"\n")
+    with pytest.raises(PrivacyError, match="line 1 is no charge"):
+        Ledger(path).charges()
+
+
+@pytest.mark.parametrize("change", [{"steps": -1}, {"noise_multiplier": 0.0}, {"noise_multiplier": math.nan}, {"run": "x" * 2000}])
+def test_what_could_not_be_read_back_is_not_written(path: Path, change: dict[str, Any]) -> None:
+    Ledger(path).charge(CHARGE, anything)
+    with pytest.raises(PrivacyError, match="cannot be used"):
+        Ledger(path).charge(replace(CHARGE, **change), anything)
+    assert Ledger(path).charges() == [CHARGE]
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe"])
+def test_a_ledger_is_a_file_of_its_own(path: Path, kind: str) -> None:
+    victim = path.with_name("victim")
+    victim.write_text("")
+    if kind == "link":
+        path.symlink_to(victim)
+    else:
+        os.mkfifo(path)
+    for attempt in (Ledger(path).charges, lambda: Ledger(path).charge(CHARGE, anything)):
+        with pytest.raises(PrivacyError, match="cannot be used"):
+            attempt()
+    assert victim.read_text() == ""

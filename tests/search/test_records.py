@@ -152,3 +152,75 @@ def test_the_front_holds_what_nothing_beats_in_both() -> None:
     ]
     assert [record.number for record in undominated(records)] == [6, 2, 5]
     assert undominated([]) == []
+
+
+def replaced(path: Path, name: str, column: object) -> None:
+    """Put another column in place of one, or beside all."""
+    table, column = pq.read_table(path), column if isinstance(column, pa.Array) else pa.array(column)
+    place = table.schema.get_field_index(name)
+    pq.write_table(table.append_column(name, column) if place < 0 else table.set_column(place, name, column), path)
+
+
+@pytest.mark.parametrize(
+    ("name", "column"),
+    [
+        ("trial", [float("inf")]),
+        ("trial", [2**62]),
+        ("trial", [-1]),
+        ("value", ["a"]),
+        ("value", [float("nan")]),
+        ("value", [1.5]),
+        ("second", [float("inf")]),
+        ("rounds", ["x"]),
+        ("planned_rounds", pa.nulls(1, pa.int64())),
+        ("seconds", pa.nulls(1, pa.float64())),
+        ("seconds", [float("nan")]),
+        ("bytes", [-(2**60)]),
+        ("cause", [{"a": 1}]),
+        ("cause", pa.nulls(1)),
+        ("curve", [[{"round": "x", "mcc": "y"}]]),
+        ("curve", pa.array([None], pa.list_(pa.struct([("round", pa.int64()), ("mcc", pa.float64())])))),
+        ("epsilon", [5]),
+        ("epsilon", pa.array([[("a", float("nan"))]], pa.map_(pa.string(), pa.float64()))),
+        ("epsilon", pa.array([[("a", 1.0), ("a", 2.0)]], pa.map_(pa.string(), pa.float64()))),
+        ("param.training.momentum", [[1, 2]]),
+        ("param.training.momentum", [{"a": 1}]),
+        ("param.training.momentum", [float("inf")]),
+        ("param.__class__", ["a"]),
+        ("param.training.lack", [1.0]),
+        ("other", ["a"]),
+    ],
+)
+def test_columns_of_odd_types_and_values_are_one_clear_error(tmp_path: Path, name: str, column: object) -> None:
+    path = tmp_path / "sweep.parquet"
+    write_records([FULL], path)
+    assert read_records(path) == [FULL]
+    replaced(path, name, column)
+    with pytest.raises(RunError, match=r"sweep\.parquet cannot be read: ") as caught:
+        read_records(path)
+    assert str(caught.value).isprintable()
+
+
+def test_a_short_file_of_very_many_trials_is_refused_before_it_takes_memory(tmp_path: Path) -> None:
+    path = tmp_path / "sweep.parquet"
+    write_records([FULL], path)
+    pq.write_table(pa.table({field.name: pa.nulls(200_000, field.type) for field in pq.read_schema(path)}), path)
+    with pytest.raises(RunError, match=r"200000 rows of .* columns are too many"):
+        read_records(path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"validation": None},
+        {"validation": {"mcc": "high"}},
+        {"rounds": -1},
+        {"timing": {"training": float("nan")}},
+        {"communication": {"up_bytes": 1}},
+        {"privacy": {"sites": {"a": {"epsilon": "x"}}}},
+        {"config": []},
+    ],
+)
+def test_a_summary_of_odd_types_is_one_clear_error(change: dict[str, object]) -> None:
+    with pytest.raises(RunError, match=r"the summary of trial 1 cannot be read \(.*was trials/0001 changed by hand"):
+        with_summary(BARE, {**SUMMARY, **change}, "epsilon")

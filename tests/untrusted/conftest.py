@@ -20,6 +20,7 @@ from primia.federation.driver import run_federation
 from primia.federation.plan import assign_hosts
 from primia.federation.run_folder import RunFolder
 from primia.federation.run_setup import RunSetup
+from primia.privacy.ledger import Charge, Ledger
 from primia.search.folder import SweepFolder
 from primia.search.records import State, TrialRecord
 from primia.secagg.identity import Identity
@@ -92,4 +93,5 @@ def box_folder(memory: Path) -> Path:
         (box,) = create_boxes(memory / "made" / "box", packed)
     box.grant(STUDY, max_epsilon=3.0)
     box.pin(Identity.generate("south").public)
+    Ledger(box.ledger).charge(Charge("2026-01-02T03:04:05+00:00", STUDY, "run", 1, "patient", 1.1, 0.5, 50, 1e-4), lambda charges: None)
     return box.path

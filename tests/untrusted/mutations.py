@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -10,12 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 DEEP = "[" * 100_000 + "]" * 100_000
 VALUES = (
     10**9, -1, 0, 2**63, 10**30, 1e308, 1e-320, -0.5, float("nan"), float("inf"), None, True, "", "../outside/kept.json", "/etc/passwd",
     "round-000001.safetensors\n", "\x00\x1b[2J", "x" * 100_000, [], {}, [[]], {"a": 1}, [1e9] * 5, ["a"] * 20_000, list(range(30)),
 )  # fmt: skip
+
+COLUMNS = (float("inf"), float("nan"), -1.0, 1e308, -1, 2**62, "a", "x" * 30_000, b"a", None, True, [1], {"a": 1}, {"a": [{"b": "c"}]})
 
 
 class Mutator:
@@ -37,6 +42,8 @@ class Mutator:
             kinds += [self._setting] * 2
         if path.suffix == ".safetensors":
             kinds += [self._header] * 3
+        if path.suffix == ".parquet":
+            kinds += [self._column] * 6
         kind = kinds[self._rng.integers(len(kinds))]
         return f"{path.relative_to(root)}: {kind(path)}"
 
@@ -115,6 +122,27 @@ class Mutator:
             holder, key = value, self._pick(list(value) if isinstance(value, dict) else range(len(value)))
             value = holder[key]
         return holder, key
+
+    def _column(self, path: Path) -> str:
+        """A column of another type, of absurd values, of another name, or none."""
+        table = pq.read_table(path)
+        place = int(self._rng.integers(table.num_columns))
+        name, value = table.column_names[place], self._pick(COLUMNS)
+        what = self._pick(("value", "value", "value", "one value", "name", "none", "rows"))
+        if what == "value":
+            table = table.set_column(place, name, pa.array([value] * table.num_rows))
+        elif what == "one value":
+            with contextlib.suppress(pa.ArrowException, TypeError, OverflowError):
+                column = [value, *table.column(place).to_pylist()[1:]]
+                table = table.set_column(place, name, pa.array(column, table.schema.field(place).type))
+        elif what == "name":
+            table = table.rename_columns([*table.column_names[:place], "param.__class__", *table.column_names[place + 1 :]])
+        elif what == "none":
+            table = table.remove_column(place)
+        else:
+            table = pa.table({each.name: pa.nulls(1_000_000, each.type) for each in table.schema})
+        pq.write_table(table, path)
+        return f"{what} of {name}: {str(value)[:20]!r}"
 
     def _setting(self, path: Path) -> str:
         lines = path.read_text().splitlines()

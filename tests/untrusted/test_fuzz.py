@@ -7,7 +7,7 @@ import runpy
 import shutil
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -31,10 +31,12 @@ from primia.search.folder import SweepFolder
 from primia.search.page import SweepResults, render_sweep
 from primia.search.space import Space
 from primia.search.warm_start import known_from_start, read_known
+from primia.untrusted.files import Unusable
 
 Mutator = runpy.run_path(str(Path(__file__).with_name("mutations.py")))["Mutator"]
 
 SECONDS = 10
+"""Of computing; waiting may take six times as long, so that a busy machine fails nothing."""
 ROOM = 2 * 2**30
 """Bytes of address space that reading may take beyond what the process has."""
 
@@ -43,13 +45,16 @@ def read_run(path: Path, what: str, number: int) -> None:
     folder = RunFolder.open(path)
     if "config.ini" in what:  # it takes the longest
         folder.settings()
-    folder.fingerprint(), folder.identity()
+    folder.fingerprint(), folder.identity(), folder.status()
     state, _ = Checkpoints(folder.checkpoints, 2).load_latest()
     if state:
         state.check_fit(state.model.parameters.size, state.model.buffers.size)
         Checkpoints(folder.checkpoints, 1).write(RunState(state.model, state.server, state.best, state.progress))
     History.read(folder.history, 10)
-    _known_facts(folder.facts)
+    facts = _known_facts(folder.facts)
+    with suppress(Unusable):
+        facts.check_fit(["site-1", "site-2", "site-3"], 2, 1, exact=True)
+        facts.total.pixels.normalisation()
     folder.write_summary(folder.read_summary())
     with folder.logging() as log:
         log.info("read")
@@ -80,7 +85,7 @@ def read_sweep(path: Path, what: str, number: int) -> None:
 
 def read_box(path: Path, what: str, number: int) -> None:
     box = SiteBox.open(path)
-    box.identity(), box.peers(), box.grants()
+    box.identity(), box.peers(), box.grants(), box.budgets()
     federated_data(path, dry_run=True)
     federated_data(path, dry_run=False)
     box.check_grant("study@hospital.example")
@@ -109,13 +114,16 @@ def bounded() -> Iterator[None]:
     before = resource.getrlimit(resource.RLIMIT_AS)
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + ROOM, before[1]))
-    handler = signal.signal(signal.SIGALRM, late)
-    signal.alarm(SECONDS)
+    handlers = {number: signal.signal(number, late) for number in (signal.SIGALRM, signal.SIGPROF)}
+    signal.alarm(6 * SECONDS)
+    signal.setitimer(signal.ITIMER_PROF, SECONDS)
     try:
         yield
     finally:
         signal.alarm(0)
-        signal.signal(signal.SIGALRM, handler)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
         resource.setrlimit(resource.RLIMIT_AS, before)
 
 

@@ -112,7 +112,7 @@ def _audit_updates(subject: Subject, stated: Stated, steps: int, count: int, see
 def _audit_training(subject: Subject, stated: Stated, steps: int, count: int, seed: int, on_progress: Progress) -> dict[str, OneRunBound]:
     """Canaries among a site's images or patients, through the private learner."""
     mechanism, settings = stated.mechanism, subject.settings
-    shard = Shard.open(subject.shard_of(stated.site))
+    shard = subject.shard_of(stated.site)
     shown = _SHOWN if stated.unit == "patient" else 1
     odd = OddImages(shard, len(subject.card.classes), seed)
     images = min(count, len(odd) // shown)

@@ -120,15 +120,15 @@ class Subject:
         found = [Stated.of(name, site) for name, site in sites.items() if site.get("steps")]
         return min(found, key=lambda each: each.mechanism.noise_multiplier / each.mechanism.sample_rate, default=None)
 
-    def shard_of(self, name: str) -> Path:
-        """The training images of a site.
+    def shard_of(self, name: str) -> Shard:
+        """The training images of a site; :func:`primia.api.audits.audit` has asked for the grants of those in boxes.
 
         Raises:
             RunError: the run has no such site.
         """
         for site in self.training_sites:
             if site.name == name and site.train:
-                return site.train
+                return Shard.open(site.train, box=site.box)
         raise RunError(
             f"{self.path / 'summary.json'} states the privacy of a site {name!r} that is not in this run; was the folder mixed up?"
         )
