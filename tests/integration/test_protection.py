@@ -26,6 +26,7 @@ from primia.federation.run_folder import RunFolder
 from primia.federation.run_setup import RunSetup
 from primia.federation.setup import prepare_run
 from primia.federation.site import SiteHost
+from primia.federation.refusals import Kind
 from primia.federation.site_box import SiteBox
 from primia.federation.sources import SiteSource
 from primia.secagg.identity import Identity
@@ -118,7 +119,8 @@ def test_grants_are_read_each_round_and_a_revoked_site_stays_out(
     missed = {fault["round"] for fault in summary["faults"] if "left out of" not in fault["reason"] and "validation" not in fault["reason"]}
     assert summary["rounds"] == 5 and missed and min(missed) > 2 and 5 in missed
     assert {fault["site"] for fault in summary["faults"]} == {"site-2"}
-    assert all("was revoked" in fault["reason"] for fault in summary["faults"])
+    assert all(Kind.NOT_GRANTED.value in fault["reason"] for fault in summary["faults"])
+    assert "was revoked" in (boxes["site-2"].path / "errors.log").read_text()
     trained = {name: [entry.event["round"] for entry in box.audit_log() if _delivers(entry.event)] for name, box in boxes.items()}
     assert trained["site-1"] == [1, 2, 3, 4, 5] and trained["site-2"] == [round_ for round_ in range(1, 6) if round_ not in missed]
 
