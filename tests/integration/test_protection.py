@@ -21,12 +21,12 @@ from primia.federation.checkpoint import Checkpoints, RunState
 from primia.federation.exchange import RoundTask, SiteFailure
 from primia.federation.hosts import Answer, Arguments
 from primia.federation.plan import assign_hosts
+from primia.federation.refusals import Kind
 from primia.federation.rounds import RoundLoop
 from primia.federation.run_folder import RunFolder
 from primia.federation.run_setup import RunSetup
 from primia.federation.setup import prepare_run
 from primia.federation.site import SiteHost
-from primia.federation.refusals import Kind
 from primia.federation.site_box import SiteBox
 from primia.federation.sources import SiteSource
 from primia.secagg.identity import Identity
