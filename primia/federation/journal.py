@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from primia.errors import ConsentError, ProtocolError
-from primia.files import private_folder
+from primia.files import private_folder, sync
 
 _LONGEST = 1_000
 _MOST_SITES = 100_000
@@ -118,7 +118,7 @@ class Journal:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield descriptor
             if is_new:
-                _sync(self._path.parent)
+                sync(self._path.parent)
         except OSError as error:
             raise ConsentError(f"{self._path}: cannot be written ({error.strerror}); without it no sum is opened here") from None
         finally:
@@ -134,12 +134,3 @@ def _is_entry(run: object, round_: object, purpose: object, sites: Sequence[obje
 
 def _keys(run: str, round_: int, purpose: str, work: str) -> list[Hashable]:
     return [(run, round_, purpose), *([work] if work else [])]
-
-
-def _sync(folder: Path) -> None:
-    """Have a new file's name on the disk as well."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -14,6 +14,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 from primia.errors import PrivacyError
+from primia.files import sync
 from primia.privacy.spend import Spend
 from primia.untrusted.documents import parse_object, validated
 from primia.untrusted.files import Unusable, printable, read_file
@@ -113,7 +114,7 @@ class Ledger:
         descriptor = os.open(self._path, _APPEND, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-            _sync_folder(self._path.parent)
+            sync(self._path.parent)
             yield descriptor
         finally:
             os.close(descriptor)
@@ -143,11 +144,3 @@ def _write(descriptor: int, line: bytes) -> None:
     while line:
         line = line[os.write(descriptor, line) :]
     os.fsync(descriptor)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
