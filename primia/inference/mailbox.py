@@ -14,6 +14,7 @@ from primia.mpc.messages import Message, Phase, Role
 _Key = tuple[Role, int, Phase]
 
 _REMEMBERED_BATCHES = 4096
+_LAST_WORDS_S = 1.0
 
 
 class Mailbox:
@@ -84,6 +85,15 @@ class Mailbox:
             else:
                 self._lost.setdefault(sender, error)
             self._changed.notify_all()
+
+    def reason(self, peer: Role, error: ProtocolError) -> ProtocolError:
+        """Find why a message to ``peer`` could not be sent: its own last words, where it had any, else ``error``.
+
+        A peer that fails says why and closes the link; who sends to it notices the second before its reader has come to the first.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self._error or peer in self._lost, _LAST_WORDS_S)
+            return self._error or error
 
     def discard(self, batch: int) -> None:
         """Drop what is queued for ``batch`` and what may still come, and wake who waits for it.

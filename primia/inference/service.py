@@ -151,7 +151,10 @@ class Party:
     def send(self, to: Role, message: Message) -> None:
         """Hand a message over, and count it."""
         self.traffic.sent[message.kind.phase] += message.nbytes
-        self._send(to, message)
+        try:
+            self._send(to, message)
+        except ProtocolError as error:
+            raise self._mailbox.reason(to, error) from None
 
     def _receive(self, request: Receive, timeout_s: float | None) -> Message:
         message = self._mailbox.get(request.sender, request.batch, request.phase, timeout_s or self.options.timeout_s)

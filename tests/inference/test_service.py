@@ -3,6 +3,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +15,8 @@ from numpy.typing import NDArray
 
 from primia.config.settings import InferenceSettings
 from primia.errors import KeyReuseError, ModelError, ProtocolError
-from primia.inference.service import KeyQueue, Mode, ServiceOptions, deliver, options_of
+from primia.inference.mailbox import Mailbox
+from primia.inference.service import KeyQueue, Mode, Party, ServiceOptions, deliver, options_of
 from primia.mpc.compiler import Compiled
 from primia.mpc.keys import BatchKeys
 from primia.mpc.messages import Kind, Message, Phase, Role
@@ -286,6 +288,23 @@ def test_a_failure_without_words_is_one_still() -> None:
 
     deliver(Box(), Role.DEALER, Message(Kind.FAILED, 0, 0, ()))  # type: ignore[arg-type]
     assert here.is_set()
+
+
+def gone(to: Role, message: Message) -> None:
+    raise ProtocolError("the model owner closed the connection")
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_who_cannot_send_tells_the_peers_last_words_where_it_had_any(told: bool) -> None:
+    """The reader of the link comes to them a little later than the sender to the closed connection."""
+    mailbox = Mailbox(100)
+    closed = ProtocolError("the model owner closed the connection")
+    last = partial(mailbox.fail, ProtocolError("the dealer is gone")) if told else partial(mailbox.fail, closed, Role.MODEL_OWNER)
+    reader = threading.Timer(0.1, last)
+    reader.start()
+    with pytest.raises(ProtocolError, match="the dealer is gone" if told else "closed the connection"):
+        Party(Role.DATA_OWNER, mailbox, gone, ServiceOptions()).say(Role.MODEL_OWNER, Kind.REQUEST, 1)
+    reader.join(SOON_S)
 
 
 def record(nbytes: int, stage: int = 0) -> Message:

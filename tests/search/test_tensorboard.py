@@ -5,6 +5,7 @@ import json
 import os
 import shlex
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
@@ -35,8 +36,18 @@ def ask(url: str, path: str, body: dict[str, object]) -> Any:
     return json.loads(answer.read())
 
 
-def children() -> list[psutil.Process]:
-    return [child for child in psutil.Process().children(recursive=True) if child.status() != psutil.STATUS_ZOMBIE]
+Children = Callable[[], set[psutil.Process]]
+
+
+def living() -> set[psutil.Process]:
+    return {child for child in psutil.Process().children(recursive=True) if child.status() != psutil.STATUS_ZOMBIE}
+
+
+@pytest.fixture
+def children() -> Children:
+    """Gives the processes that the test has started and that live."""
+    before = living()
+    return lambda: living() - before
 
 
 def fake_tensorboard(folder: Path, monkeypatch: pytest.MonkeyPatch, program: str | None) -> None:
@@ -70,7 +81,7 @@ def test_a_trial_without_a_value_has_failed(tmp_path: Path) -> None:
     assert end.status == api_pb2.STATUS_FAILURE and OBJECTIVE not in board.Tags()["scalars"]
 
 
-def test_the_server_lists_all_trials_and_ends_with_its_context(tmp_path: Path) -> None:
+def test_the_server_lists_all_trials_and_ends_with_its_context(tmp_path: Path, children: Children) -> None:
     """Settings that only one of the trials has are there too."""
     given = [PARAMETERS, PARAMETERS, {"training.momentum": 0.5}]
     for number, parameters in enumerate(given):
@@ -114,7 +125,7 @@ def test_a_server_that_ends_at_once_is_an_error(tmp_path: Path, monkeypatch: pyt
         pass
 
 
-def test_a_server_that_does_not_answer_is_killed_and_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_does_not_answer_is_killed_and_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, children: Children) -> None:
     fake_tensorboard(tmp_path, monkeypatch, "import signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\ntime.sleep(60)")
     monkeypatch.setattr(tensorboard, "_START_S", 0.5)
     monkeypatch.setattr(tensorboard, "_END_S", 0.2)
@@ -123,7 +134,7 @@ def test_a_server_that_does_not_answer_is_killed_and_said(tmp_path: Path, monkey
     assert not children()
 
 
-def test_a_server_that_has_ended_by_itself_is_no_error_on_leaving(tmp_path: Path) -> None:
+def test_a_server_that_has_ended_by_itself_is_no_error_on_leaving(tmp_path: Path, children: Children) -> None:
     with TensorBoard(tmp_path):
         (child,) = children()
         os.kill(child.pid, signal.SIGKILL)
