@@ -9,12 +9,11 @@ norm at most clip / step, whatever the model's weights, its layers, the images a
    between threads, and the last layer's product is taken row by row. :meth:`ClippedSum.check_places` compares bits, before private images
    are looked at. Networks that amplify rounding would else turn a unit more into another gradient for all the others.
 2. *What is clipped is what is added.* The norm is that of the computed vector, whatever rounding, cancellation or overflow made of
-   it. It is summed in float32 over ``_COLUMNS`` entries, in float64 over these parts. In any order, a sum of k squares in float32 has a
-   relative error of at most (k + 1) 2^-24, here 2^-8, so the norm has half of that; ``_SLACK`` covers it together with the three
-   roundings, 2^-24 each, of factor and product. An entry whose square underflows is below 2^-63 and truncated to 0 anyway; where a square
-   overflows, or an entry is not finite, the unit adds nothing.
+   it. Its squares are exact in float64, where they neither overflow nor vanish, and their sum has a relative error below 2^-21 for up
+   to 2^32 entries; ``_SLACK`` covers it together with the roundings, 2^-53 each, of root, factor and product. A unit with an entry
+   that is not finite adds nothing.
 3. *Scaled entries are truncated towards zero* to whole steps, so none becomes larger.
-4. *Adding is exact*: 8 integers of at most 2^21 in float32, all others in float64, where they stay below 2^53.
+4. *Adding is exact*: integers of at most 2^21 in float64, where sums stay below 2^53.
 """
 
 from __future__ import annotations
@@ -24,17 +23,17 @@ from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from primia.errors import ConfigError, PrivacyError
-from primia.privacy.grid import EXACT_BITS, GRID_BITS, grid_step
+from primia.privacy.grid import grid_step
+from primia.privacy.kernels import add_steps, squared_norms
 from primia.privacy.layers import Layer, layer_of
 
 Losses = Callable[[Tensor, Tensor], Tensor]
 """From images and labels to a loss for each image, ``(n,)``."""
 
-_COLUMNS = 2**16
-_SLACK = 2.0**-8
-_ROWS = 2 ** (EXACT_BITS - GRID_BITS - 1)
+_SLACK = 2.0**-20
 
 
 class ClippedSum:
@@ -52,7 +51,8 @@ class ClippedSum:
         self._losses = losses
         self._clip = clip
         self._layers = _layers(model)
-        model.to(memory_format=torch.contiguous_format)
+        for parameter in model.parameters():
+            parameter.data = _contiguous(parameter.data)
         self._vectors = torch.empty(0, 0)
 
     def zeros(self) -> Tensor:
@@ -91,27 +91,20 @@ class ClippedSum:
 
     @torch.no_grad()
     def add_units(self, total: Tensor, gradients: Tensor) -> None:
-        """Clip each of ``gradients`` ``(m, d)``, one a unit, and add them to ``total``; they are overwritten."""
-        norms = _norms(gradients)
-        finite = norms.isfinite()
-        gradients[~finite] = 0.0
+        """Clip each of ``gradients`` ``(m, d)``, one a unit, and add them to ``total``."""
+        norms = squared_norms(gradients).sqrt()
         factors = (self._clip / (norms * (1 + _SLACK))).clamp_max(1.0) / self.step
-        factors = torch.where(finite, factors, 0.0).float()[:, None]
-        scratch = torch.empty(_ROWS * _COLUMNS, device=gradients.device)
-        for rows, factor in zip(torch.split(gradients, _ROWS), torch.split(factors, _ROWS), strict=True):
-            for part, into in zip(torch.split(rows, _COLUMNS, 1), torch.split(total, _COLUMNS), strict=True):
-                steps = torch.mul(part, factor, out=scratch[: part.numel()].view(part.shape)).trunc_()
-                into.add_(steps.sum(0))
+        add_steps(total, gradients, torch.where(norms.isfinite(), factors, 0.0))
 
     def _image_gradients(self, images: Tensor, labels: Tensor, shares: Tensor) -> Tensor:
         """Return the gradient of each image's loss times its share, ``(n, d)``, in memory that the next call overwrites."""
         if len(self._vectors) != len(images):
             count = sum(parameter.numel() for parameter in self._model.parameters())
             self._vectors = torch.empty(len(images), count, device=images.device)
-        with torch.enable_grad(), _recorded(self._layers, self._places()) as written:
-            inputs = images.detach().contiguous().requires_grad_()
-            # By the images alone: the gradients of parameters, summed over images before clipping, are not wanted.
-            torch.autograd.grad((self._losses(inputs, labels) * shares).sum(), inputs)
+        with torch.enable_grad(), _recorded(self._layers, self._places()) as (written, first):
+            loss = (self._losses(_contiguous(images), labels) * shares).sum()
+            # By the first layers' outputs alone: gradients of parameters, summed over images before clipping, are not wanted.
+            torch.autograd.grad(loss, first)
         if sorted(written) != list(range(len(self._layers))):  # else memory would hold what an earlier batch left there
             raise AssertionError("a layer was used twice or not at all, so its gradients are not those of its parameters")
         return self._vectors
@@ -123,10 +116,9 @@ class ClippedSum:
         return {id(parameter): part.view(len(part), *parameter.shape) for parameter, part in zip(parameters, parts, strict=True)}
 
 
-def _norms(vectors: Tensor) -> Tensor:
-    """Return the L2 norm ``(m,)`` of each vector in float64, at most 2^-9 below the true one; inf or nan where one is not finite."""
-    parts = [torch.linalg.vector_norm(part, dim=1).double().square() for part in torch.split(vectors, _COLUMNS, 1)]
-    return torch.stack(parts).sum(0).sqrt()
+def _contiguous(values: Tensor) -> Tensor:
+    """Copy ``values``; ``contiguous()`` keeps the strides of one channel or pixel, which kernels take for channels-last."""
+    return values.detach().clone(memory_format=torch.contiguous_format)
 
 
 def _summed_by_owner(vectors: Tensor, owner: Tensor, units: int) -> Tensor:
@@ -137,13 +129,14 @@ def _summed_by_owner(vectors: Tensor, owner: Tensor, units: int) -> Tensor:
 
 
 @contextmanager
-def _recorded(layers: Sequence[Layer], places: Mapping[int, Tensor]) -> Iterator[list[int]]:
+def _recorded(layers: Sequence[Layer], places: Mapping[int, Tensor]) -> Iterator[tuple[list[int], list[GradientEdge]]]:
     """Write the gradients of each layer that a backward pass goes through to the places of its parameters.
 
-    Yields the numbers of the layers that were written, in the pass's order.
+    Yields the numbers of the layers that were written, in the pass's order, and the outputs with which the backward pass ends.
     A hook on the output tensor, unlike a module's backward hook, bears that the output is changed in place afterwards.
     """
     written: list[int] = []
+    first: list[GradientEdge] = []
 
     def hook(number: int, layer: Layer) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
         into = {name: places[id(parameter)] for name, parameter in layer.module.named_parameters(recurse=False)}
@@ -156,6 +149,8 @@ def _recorded(layers: Sequence[Layer], places: Mapping[int, Tensor]) -> Iterator
                 layer.write(a.float(), g.float(), into)
                 written.append(number)
 
+            if not inputs[0].requires_grad:
+                first.append(get_gradient_edge(output))
             output.register_hook(backward)  # type: ignore[no-untyped-call]
             return output
 
@@ -164,7 +159,7 @@ def _recorded(layers: Sequence[Layer], places: Mapping[int, Tensor]) -> Iterator
     with ExitStack() as stack:
         for number, layer in enumerate(layers):
             stack.callback(layer.module.register_forward_hook(hook(number, layer)).remove)
-        yield written
+        yield written, first
 
 
 def _layers(model: nn.Module) -> list[Layer]:

@@ -60,9 +60,10 @@ class PrivateLearner(Learner):
         anchors = self._begin()
         clipped, size = self._clipped_sum(mechanism.clip), self._batch_size(units, mechanism)
         self._check_places(clipped, size)
+        total = clipped.zeros()
         for step in range(work.steps):
             rate = self._set_rate(work, step)
-            total = clipped.zeros()
+            total.zero_()
             for batch in micro_batches(poisson_sample(units, mechanism.sample_rate, self._generator), size):
                 self._add_clipped(clipped, total, data, work, batch)
             self._noise(total, clipped.step, mechanism)

@@ -30,7 +30,8 @@ def losses_of(model: nn.Module, smoothing: float = 0.0) -> Callable[[Tensor, Ten
 def batch(size: int, count: int = 6) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(1)
     images = torch.randn(count, 1, size, size, generator=generator) * torch.linspace(0.2, 2.0, count)[:, None, None, None]
-    return images.contiguous(memory_format=torch.channels_last), torch.randint(0, 3, (count,), generator=generator)
+    layout = torch.empty_like(images, memory_format=torch.channels_last)  # as unit_images lays them out, also of one channel
+    return layout.copy_(images), torch.randint(0, 3, (count,), generator=generator)
 
 
 def unit_gradients(model: nn.Module, images: Tensor, labels: Tensor, owner: list[int]) -> list[Tensor]:
@@ -100,7 +101,7 @@ def test_equals_opacus(make_model: MakeModel) -> None:
     optimizer = DPOptimizer(
         torch.optim.SGD(wrapped.parameters(), 0.0), noise_multiplier=0.0, max_grad_norm=clip, expected_batch_size=None, loss_reduction="sum"
     )
-    losses_of(wrapped)(images.contiguous(), labels).sum().backward()
+    losses_of(wrapped)(images.clone(memory_format=torch.contiguous_format), labels).sum().backward()
     optimizer.step()
     assert close(ours, torch.cat([parameter.grad.flatten() for parameter in wrapped.parameters() if parameter.grad is not None]))
 
@@ -234,7 +235,7 @@ def test_entries_are_truncated_never_rounded_up() -> None:
 
 
 @pytest.mark.parametrize("count", [60_000, 65_536])
-def test_norms_that_float32_sums_too_small_are_allowed_for(count: int) -> None:
+def test_norms_are_not_those_that_float32_sums_too_small(count: int) -> None:
     """Equal entries that are a whole number of steps but for a hair: any understatement lifts all of them by a step."""
     exceeded = 0
     for value in np.random.Generator(np.random.Philox(3)).uniform(0.5, 2.0, 40):
@@ -278,6 +279,29 @@ def test_a_units_gradient_is_the_same_in_any_company_and_place(
             [0] * count,
         ):
             assert torch.equal(gradient(order), first)
+
+
+def is_contiguous(values: Tensor) -> bool:
+    """By its strides: ``values.is_contiguous()`` is also true of channels-last maps of one channel, which kernels take for such."""
+    return values.stride() == torch.empty(values.shape).stride()
+
+
+@pytest.mark.parametrize(("name", "normalisation", "size"), NETWORKS)
+def test_layers_see_contiguous_maps_and_weights_whatever_the_layout_before(
+    name: str, normalisation: str, size: int, make_model: MakeModel
+) -> None:
+    """The attack: pictures of one channel are contiguous and channels-last at once, which sent training past what was checked."""
+    model, (pictures, labels) = make_model(name, normalisation, size).to(memory_format=torch.channels_last), batch(size)
+    assert pictures.is_contiguous() and not is_contiguous(pictures)
+    summed = ClippedSum(model, losses_of(model), 1.0)
+    seen: list[bool] = []
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d | nn.GroupNorm):
+            module.register_forward_hook(lambda layer, maps, out: seen.extend(map(is_contiguous, (*maps, out, layer.weight))))
+    vectors = summed._image_gradients(pictures, labels, torch.ones(6)).clone()
+    assert seen and all(seen)
+    copied = torch.empty(pictures.shape).copy_(pictures)
+    assert torch.equal(summed._image_gradients(copied, labels, torch.ones(6)), vectors)
 
 
 @pytest.fixture
