@@ -54,6 +54,7 @@ class ClippedSum:
         for parameter in model.parameters():
             parameter.data = _contiguous(parameter.data)
         self._vectors = torch.empty(0, 0)
+        self._places: dict[int, Tensor] = {}
 
     def zeros(self) -> Tensor:
         """Return a sum over no units, ``(d,)``: whole numbers in float64, in the order of the model's parameters."""
@@ -99,9 +100,8 @@ class ClippedSum:
     def _image_gradients(self, images: Tensor, labels: Tensor, shares: Tensor) -> Tensor:
         """Return the gradient of each image's loss times its share, ``(n, d)``, in memory that the next call overwrites."""
         if len(self._vectors) != len(images):
-            count = sum(parameter.numel() for parameter in self._model.parameters())
-            self._vectors = torch.empty(len(images), count, device=images.device)
-        with torch.enable_grad(), _recorded(self._layers, self._places()) as (written, first):
+            self._allocate(len(images), images.device)
+        with torch.enable_grad(), _recorded(self._layers, self._places) as (written, first):
             loss = (self._losses(_contiguous(images), labels) * shares).sum()
             # By the first layers' outputs alone: gradients of parameters, summed over images before clipping, are not wanted.
             torch.autograd.grad(loss, first)
@@ -109,11 +109,13 @@ class ClippedSum:
             raise AssertionError("a layer was used twice or not at all, so its gradients are not those of its parameters")
         return self._vectors
 
-    def _places(self) -> dict[int, Tensor]:
-        """Return where each parameter's gradients are written, by the parameter's identity."""
+    def _allocate(self, count: int, device: torch.device) -> None:
+        """Make room for so many vectors, and find where in them each parameter's gradients are written, by its identity."""
         parameters = list(self._model.parameters())
-        parts = torch.split(self._vectors, [parameter.numel() for parameter in parameters], 1)
-        return {id(parameter): part.view(len(part), *parameter.shape) for parameter, part in zip(parameters, parts, strict=True)}
+        sizes = [parameter.numel() for parameter in parameters]
+        self._vectors = torch.empty(count, sum(sizes), device=device)
+        parts = torch.split(self._vectors, sizes, 1)
+        self._places = {id(parameter): part.view(count, *parameter.shape) for parameter, part in zip(parameters, parts, strict=True)}
 
 
 def _contiguous(values: Tensor) -> Tensor:

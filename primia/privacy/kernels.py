@@ -19,7 +19,7 @@ from primia.mpc.workers import Workers
 _COLUMNS = 2**11
 """Entries of the sum that stay in the nearest cache while the units are added to them."""
 
-_SMALLEST = 2**15
+_SMALLEST = 2**18
 _PART = 2**20
 
 

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.grad import conv2d_weight
 
 from primia.models.norm import _RELU_GAIN, _SMALLEST_VARIANCE, StandardisedConv2d
 
@@ -72,9 +73,22 @@ class ConvolutionLayer(Layer):
     module: nn.Conv2d
 
     def write(self, a: Tensor, g: Tensor, into: Places) -> None:
-        torch.bmm(g.flatten(2), self._columns(a).transpose(1, 2), out=into["weight"].flatten(2))
+        # Measured: on a processor, where maps are large and channels few, twice as fast.
+        if a.device.type == "cpu" and g.shape[2:].numel() >= a.shape[1]:
+            into["weight"].copy_(self._by_groups(a, g).view_as(into["weight"]))
+        else:
+            torch.bmm(g.flatten(2), self._columns(a).transpose(1, 2), out=into["weight"].flatten(2))
         if "bias" in into:
             into["bias"].copy_(g.sum((2, 3)))
+
+    def _by_groups(self, a: Tensor, g: Tensor) -> Tensor:
+        """Take the n images for the n groups of one convolution, whose weight then has each image's gradient."""
+        shape = [len(a) * self.module.out_channels, *self.module.weight.shape[1:]]
+        maps, gradients = a.flatten(0, 1)[None], g.flatten(0, 1)[None]
+        weights: Tensor = conv2d_weight(  # type: ignore[no-untyped-call]
+            maps, shape, gradients, self.module.stride, self.module.padding, groups=len(a)
+        )
+        return weights
 
     def _columns(self, a: Tensor) -> Tensor:
         size, padding, stride = self.module.kernel_size, self.module.padding, self.module.stride

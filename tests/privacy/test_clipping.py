@@ -72,7 +72,7 @@ def exact_norm(whole: Tensor) -> float:
 
 
 def close(ours: Tensor, expected: Tensor) -> bool:
-    """To a hundredth of the whole gradient's norm: a unit may be clipped 0.4 % short."""
+    """To a hundredth of the whole gradient's norm."""
     return norm(ours - expected) < 1e-2 * norm(expected)
 
 

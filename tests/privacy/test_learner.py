@@ -106,7 +106,7 @@ def test_micro_batches_are_of_a_size_that_only_public_numbers_decide(
     add = learner._add_clipped
     monkeypatch.setattr(learner, "_add_clipped", lambda *arguments: sizes.add(len(arguments[-1].index)) or add(*arguments))
     trained(learner, make_data(40), make_work(steps=12), Units.images(40), Mechanism(1.0, 1.0, 0.4, 40))
-    assert sizes == {4}
+    assert sizes == {8}
 
 
 def test_patients_and_views(make_learner: MakeLearner, make_data: MakeData, make_work: MakeWork) -> None:
