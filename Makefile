@@ -28,9 +28,9 @@ $(STAMP): pyproject.toml constraints.txt
 train: install
 	@$(BIN)/primia-ray train $(ARGS)
 
-# Everything but the tests marked slow; real Ray is started in tests/integration.
+# Everything but the tests marked slow, in two processes; real Ray is started in tests/integration.
 test: install
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup $(ARGS)
 
 test-slow: install
 	@$(BIN)/python -m pytest -m slow $(ARGS)

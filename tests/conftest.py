@@ -13,6 +13,12 @@ from numpy.typing import NDArray
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let the tests of a file run in one process, and those that start a Ray one after the other, beside the others."""
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("ray" if item.get_closest_marker("integration") else str(item.path)))
+
+
 class MemoryDataset:
     """Noise whose mean grows with the class."""
 
