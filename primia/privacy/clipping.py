@@ -10,7 +10,7 @@ norm at most clip / step, whatever the model's weights, its layers, the images a
    are looked at. Networks that amplify rounding would else turn a unit more into another gradient for all the others.
 2. *What is clipped is what is added.* The norm is that of the computed vector, whatever rounding, cancellation or overflow made of
    it. Its squares are exact in float64, where they neither overflow nor vanish, and their sum has a relative error below 2^-21 for up
-   to 2^32 entries; ``_SLACK`` covers it together with the roundings, 2^-53 each, of root, factor and product. A unit with an entry
+   to 2^32 entries; ``SLACK`` covers it together with the roundings, 2^-53 each, of root, factor and product. A unit with an entry
    that is not finite adds nothing.
 3. *Scaled entries are truncated towards zero* to whole steps, so none becomes larger.
 4. *Adding is exact*: integers of at most 2^21 in float64, where sums stay below 2^53.
@@ -26,14 +26,12 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from primia.errors import ConfigError, PrivacyError
-from primia.privacy.grid import grid_step
+from primia.privacy.grid import SLACK, grid_step
 from primia.privacy.kernels import add_steps, squared_norms
 from primia.privacy.layers import Layer, layer_of
 
 Losses = Callable[[Tensor, Tensor], Tensor]
 """From images and labels to a loss for each image, ``(n,)``."""
-
-_SLACK = 2.0**-20
 
 
 class ClippedSum:
@@ -94,7 +92,7 @@ class ClippedSum:
     def add_units(self, total: Tensor, gradients: Tensor) -> None:
         """Clip each of ``gradients`` ``(m, d)``, one a unit, and add them to ``total``."""
         norms = squared_norms(gradients).sqrt()
-        factors = (self._clip / (norms * (1 + _SLACK))).clamp_max(1.0) / self.step
+        factors = (self._clip / (norms * (1 + SLACK))).clamp_max(1.0) / self.step
         add_steps(total, gradients, torch.where(norms.isfinite(), factors, 0.0))
 
     def _image_gradients(self, images: Tensor, labels: Tensor, shares: Tensor) -> Tensor:

@@ -16,6 +16,9 @@ EXACT_BITS = 24
 
 LARGEST_DEVIATION = 2.0**40
 
+SLACK = 2.0**-20
+"""By how much more than its norm a vector is scaled down: above the roundings of a norm summed in float64, of factor and product."""
+
 
 def grid_step(clip: float, summands: int = 1) -> float:
     """Return the step of the grid for a clipping norm: a power of two, at least ``clip`` * 2^-21.

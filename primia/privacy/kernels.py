@@ -46,9 +46,9 @@ def _squared_norms_torch(vectors: Tensor) -> Tensor:
 
 
 def _add_steps_torch(total: Tensor, vectors: Tensor, factors: Tensor) -> None:
-    used = factors > 0
-    for vector, factor in zip(vectors[used], factors[used], strict=True):
-        total.add_(vector.double().mul_(factor).trunc_())
+    for vector, factor in zip(vectors, factors.tolist(), strict=True):
+        if factor > 0:
+            total.add_(vector.double().mul_(factor).trunc_())
 
 
 def _squared_norms_compiled(vectors: Tensor) -> Tensor:
@@ -65,8 +65,7 @@ def _add_steps_compiled(total: Tensor, vectors: Tensor, factors: Tensor) -> None
 
 
 def _ranges(count: int, work: Callable[[int, int], None], smallest: int) -> None:
-    workers = Workers(torch.get_num_threads() if count > smallest else 1)
-    workers.ranges(count, work, multiple=1, smallest=smallest)
+    Workers(torch.get_num_threads()).ranges(count, work, multiple=1, smallest=smallest)
 
 
 @njit(nogil=True, cache=True, fastmath={"reassoc"})

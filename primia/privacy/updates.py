@@ -15,12 +15,10 @@ import math
 import numpy as np
 
 from primia.models.flat import Vector
-from primia.privacy.grid import grid_step
+from primia.privacy.grid import SLACK, grid_step
 from primia.privacy.noise import SecureGenerator
 
 _CHUNK = 2**16
-_SLACK = 2.0**-20
-"""Above what rounds: the norm's sum in float64, and the factor and the product in float32, 2^-24 each."""
 
 
 def clip_update(update: Vector, clip: float, sites: int) -> Vector:
@@ -33,7 +31,7 @@ def clip_update(update: Vector, clip: float, sites: int) -> Vector:
     if not math.isfinite(norm):
         update[:] = 0.0
         return update
-    factor = np.float32(min(1.0, clip / (norm * (1 + _SLACK)) if norm else 1.0) / step)
+    factor = np.float32(min(1.0, clip / (norm * (1 + SLACK)) if norm else 1.0) / step)
     for at in range(0, len(update), _CHUNK):
         part = update[at : at + _CHUNK]
         np.trunc(np.multiply(part, factor, out=part), out=part)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -22,6 +22,14 @@ NO_AUGMENTATION = dict.fromkeys(AugmentationSettings.model_fields, 0.0)
 @pytest.fixture
 def generator() -> SecureGenerator:
     return SecureGenerator(bytes(range(32)))
+
+
+@pytest.fixture
+def threads() -> Iterator[Callable[[int], None]]:
+    """Sets the number of torch's threads until the test ends."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
 
 
 @pytest.fixture

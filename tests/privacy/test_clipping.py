@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -252,6 +253,18 @@ def test_norms_are_not_those_that_float32_sums_too_small(count: int) -> None:
     assert exceeded, "float32 understates none of these norms, so this shows nothing"
 
 
+def test_the_roundings_of_norm_factor_and_product_lift_no_entry_by_a_step() -> None:
+    """Three equal entries that are a whole number of steps but for a hair, so that rounding to nearest would reach it."""
+    draws = np.random.Generator(np.random.Philox(4))
+    for whole, value in zip(draws.integers(620_000, 1_200_000, 200).tolist(), draws.uniform(1.5, 3.0, 200).tolist(), strict=True):
+        clip = float(np.nextafter(whole * 3**0.5 * 2.0**-20, 0.0))
+        summed = ClippedSum(nn.Linear(1, 1), lambda images, labels: images, clip)
+        total = torch.zeros(3, dtype=torch.float64)
+        summed.add_units(total, torch.full((1, 3), value))
+        assert sum(int(entry) ** 2 for entry in total) * Fraction(summed.step) ** 2 <= Fraction(clip) ** 2
+        assert int(total[0]) == whole - 1 - (whole >= 2**20)
+
+
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(("name", "normalisation", "size"), NETWORKS)
 def test_a_units_gradient_is_the_same_in_any_company_and_place(
@@ -302,13 +315,6 @@ def test_layers_see_contiguous_maps_and_weights_whatever_the_layout_before(
     assert seen and all(seen)
     copied = torch.empty(pictures.shape).copy_(pictures)
     assert torch.equal(summed._image_gradients(copied, labels, torch.ones(6)), vectors)
-
-
-@pytest.fixture
-def threads() -> Iterator[Callable[[int], None]]:
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from fractions import Fraction
 
 import pytest
@@ -18,13 +18,6 @@ NORMS = [kernels._squared_norms_compiled, kernels._squared_norms_torch]
 ADDERS = [kernels._add_steps_compiled, kernels._add_steps_torch]
 LENGTHS = [1, 2**11 - 1, 2**11 + 1, 2**17 + 3, 2**20 - 1, 2**20 + 5]
 FLOAT32 = st.floats(width=32, allow_nan=False, allow_infinity=False, allow_subnormal=True)
-
-
-@pytest.fixture
-def threads() -> Iterator[Callable[[int], None]]:
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
 
 
 def vectors(length: int, count: int = 3) -> Tensor:

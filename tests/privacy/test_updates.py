@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -56,6 +58,15 @@ def test_whatever_an_update_is_its_norm_on_the_grid_is_within_the_clip(entries: 
         Contribution(Update(update, np.zeros(0, np.float32), 1.0), 1, 1, 0.0), bytes(16)
     )
     assert (encoded.narrow.view(np.int32) * ring_step(clip, sites) == update).all()
+
+
+def test_the_roundings_of_norm_factor_and_product_lift_no_entry_by_a_step() -> None:
+    """Three equal entries that are a whole number of steps but for a hair, so that rounding to nearest would reach it."""
+    draws = np.random.Generator(np.random.Philox(4))
+    for whole, value in zip(draws.integers(620_000, 1_200_000, 200).tolist(), draws.uniform(1.5, 3.0, 200).tolist(), strict=True):
+        clip = float(np.nextafter(whole * 3**0.5 * 2.0**-20, 0.0))
+        steps = clip_update(np.full(3, value, np.float32), clip, 3) / np.float32(grid_step(clip, 3))
+        assert sum(int(entry) ** 2 for entry in steps) * Fraction(grid_step(clip, 3)) ** 2 <= Fraction(clip) ** 2
 
 
 def test_one_site_more_changes_the_sum_by_no_more_than_the_clip_exactly() -> None:
