@@ -46,11 +46,12 @@ def reference(
     Example: primia-ray config reference --output settings.md
     """
     from primia.config.reference import reference_markdown
+    from primia.files import atomic_text
 
     if output is None:
         typer.echo(reference_markdown(), nl=False)
         return
-    _write(output, reference_markdown())
+    atomic_text(output, reference_markdown())
     typer.echo(f"wrote {output}")
 
 
@@ -87,12 +88,3 @@ def _read(config: Path | None, sets: list[str] | None) -> Settings:
     for warning in warnings:
         typer.secho(f"warning: {warning}", fg=typer.colors.YELLOW, err=True)
     return settings
-
-
-def _write(path: Path, text: str) -> None:
-    from primia.errors import ConfigError
-
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"cannot write {path}: {error.strerror}; give another --output") from None

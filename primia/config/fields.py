@@ -80,7 +80,9 @@ def _form(schema: Mapping[str, object]) -> Form:
 
 
 def _number(value: object) -> str:
-    return "2^63" if value == 2**63 else f"{value:g}"
+    if value == 2**63:
+        return "2^63"
+    return f"{value:,}" if isinstance(value, int) else f"{value:g}"
 
 
 def uncomment(text: str) -> str:

@@ -17,8 +17,12 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 NonNegative = Annotated[float, Field(ge=0.0)]
 Positive = Annotated[float, Field(gt=0.0)]
-Count = Annotated[int, Field(ge=0)]
-PositiveCount = Annotated[int, Field(ge=1)]
+MOST = 1_000_000
+"""Largest count: a product of two counts and a number of images stays far below 2^63, which sums over sites wrap at."""
+
+Count = Annotated[int, Field(ge=0, le=MOST)]
+PositiveCount = Annotated[int, Field(ge=1, le=MOST)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
 ClassName = Annotated[str, Field(min_length=1)]
 
 RESNET_SMALLEST_INPUT = 32
@@ -46,9 +50,7 @@ class RunSettings(Section):
         "federated", description="Sites train together; all shards as one; or one site alone. All three take equal optimisation steps."
     )
     site: str = Field("", description="The site that trains alone.")
-    seed: int = Field(
-        1, ge=0, lt=2**63, description="Seed of initial weights, of the sites of a round and, with run.repeat, of what sites draw."
-    )
+    seed: Seed = Field(1, description="Seed of initial weights, of the sites of a round and, with run.repeat, of what sites draw.")
     repeat: str = Field(
         "",
         pattern=r"^[A-Za-z0-9._-]{0,64}$",
@@ -96,7 +98,7 @@ class DataSettings(Section):
     test_fraction: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
         0.15, description="Fraction of patients for the test where the source has no split."
     )
-    split_seed: Count = Field(
+    split_seed: Seed = Field(
         1, description="Seed of the split and of the demonstration images, apart from run.seed so that seeds compare on one split."
     )
     demo_images: int = Field(300, ge=12, description="Images a site in the demonstration set, over all three splits.")
@@ -365,7 +367,7 @@ class SearchSettings(Section):
     )
     trials: PositiveCount = Field(20, description="Federations to train; a grid ends earlier where it has fewer combinations.")
     random_trials: Count = Field(10, description="Trials drawn at random before the estimator has enough to go by.")
-    seed: Count = Field(1, description="Seed of the search; run.seed, the seed of training, is the same in all trials.")
+    seed: Seed = Field(1, description="Seed of the search; run.seed, the seed of training, is the same in all trials.")
     try_given: bool = Field(True, description="Begin with the settings as the file gives them: what the search has to beat.")
     warm_start: tuple[ClassName, ...] = Field(
         (), description="Folders of earlier sweeps, whose results are known from the start, and .ini files with settings to try first."

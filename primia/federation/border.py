@@ -123,7 +123,7 @@ FIELDS: Mapping[type, Mapping[str, Crossing]] = {
         "steps": _update("optimiser steps made"),
         "loss_sum": _update("sum of losses over images", "absent"),
         "clipped": Crossing(Way.SUM, Way.ABSENT, Way.ABSENT, "changes of parameters beyond the range of masked ones", "of noised changes"),
-        "failed": Crossing(Way.SUM, Way.ABSENT, Way.ABSENT, "sites whose loss is not finite; in the sum, nobody learns which"),
+        "failed": Crossing(Way.SUM, Way.ABSENT, Way.ABSENT, "sites whose work could not be done; in the sum, nobody learns which"),
     },
     Update: {
         "parameters": _update("change of the parameters, weighted", "clipped and noised"),

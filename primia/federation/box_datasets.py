@@ -17,9 +17,14 @@ from syft_perms.syftperm_modifier import PERMISSION_FILE_NAME
 
 from primia.data.catalogue import SPLITS
 from primia.errors import ConsentError
+from primia.untrusted.files import printable
+from primia.untrusted.yaml_files import check_yaml
 
 PROTOCOL = "1"
 """Syft's layout of datasets on the disk."""
+
+_DESCRIPTION = "dataset.yaml"
+"""A dataset's public description, in its mock half."""
 
 _SYNTHETIC = "synthetic"
 
@@ -121,10 +126,12 @@ class BoxDatasets:
 
     def _dataset(self, name: str) -> Dataset:
         try:
+            check_yaml(self.mock_folder(name) / _DESCRIPTION)
             return self._manager.storage.read_dataset(self._ref(name))
         except Exception as error:  # whatever Syft's YAML and models raise
-            reason = " ".join(str(error).split())
-            raise ConsentError(f"{self.mock_folder(name)}: Syft cannot read this dataset ({reason}); make the box again") from None
+            raise ConsentError(
+                f"{self.mock_folder(name)}: Syft cannot read this dataset ({printable(error)}); make the box again"
+            ) from None
 
     def permission_files(self) -> set[Path]:
         """Where permission files belong: in each half of each dataset and nowhere else."""

@@ -191,7 +191,7 @@ def _integer(value: object) -> int:
 def _float(value: object) -> float:
     if type(value) is not float or not isfinite(value):
         raise Unreadable("a finite float")
-    return value
+    return value + 0.0  # -0.0 is 0.0, so that both are the same terms and the same work
 
 
 def _bool(value: object) -> bool:

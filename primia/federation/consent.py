@@ -28,6 +28,7 @@ from primia.privacy.delta import default_delta
 from primia.privacy.spend import Limit
 from primia.untrusted.documents import validated
 from primia.untrusted.files import Unusable, printable
+from primia.untrusted.yaml_files import check_yaml
 
 _EVERYTHING = "**"
 """Syft's pattern for all files of a folder."""
@@ -301,6 +302,8 @@ class Grants:
             raise ConsentError(f"{path}: missing, so that files higher up would decide; make the box again, or restore it from a backup")
         for path in sorted(found - expected):
             raise ConsentError(f"{path}: a permission file where none belongs, Syft would obey it; remove it and look who wrote it")
+        for path in sorted(found):
+            _check_text(path)
         for folder in self._private_folders():
             _check_readers(self._datasets.datasite / folder / PERMISSION_FILE_NAME)
 
@@ -320,12 +323,19 @@ class Grants:
         write_json(self._terms_path, {**read_json(self._terms_path, missing={}), grant.federation: terms})
 
 
+def _check_text(path: Path) -> None:
+    try:
+        check_yaml(path)
+    except (OSError, Unusable) as error:
+        raise ConsentError(f"{path}: cannot be read ({printable(error)}); restore it from a backup") from None
+
+
 def _check_readers(path: Path) -> None:
     """Raise :class:`ConsentError` where a private half's permission file lets in more than readers by name."""
     try:
         rules = RuleSet.load(path)
     except Exception as error:  # whatever YAML and Syft's models raise
-        raise ConsentError(f"{path}: cannot be read ({' '.join(str(error).split())}); restore it from a backup") from None
+        raise ConsentError(f"{path}: cannot be read ({printable(error)}); restore it from a backup") from None
     mend = "edit it, or make the box again; nobody is let in until then"
     if rules.terminal or [rule.pattern for rule in rules.rules] != [_EVERYTHING]:
         raise ConsentError(f"{path}: holds other rules than one for all files of the dataset; {mend}")

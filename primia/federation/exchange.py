@@ -240,7 +240,7 @@ class SiteReport:
 class Contribution:
     """A site's part of a round, or a sum of parts: the update, images seen, steps made, the sum of losses over images.
 
-    ``clipped``: parameters beyond the range of secure aggregation. ``failed``: sites whose loss is not finite, which add nothing else.
+    ``clipped``: parameters beyond the range of secure aggregation. ``failed``: sites whose work could not be done, which add nothing else.
     """
 
     update: Update
@@ -252,7 +252,7 @@ class Contribution:
 
     @classmethod
     def of_failure(cls, start: GlobalModel) -> Contribution:
-        """That of a site whose loss is not finite."""
+        """That of a site whose loss is not finite, or that has a batch of one image where BatchNorm needs more."""
         return cls(Update(np.zeros_like(start.parameters), np.zeros_like(start.buffers), 0.0), 0, 0, 0.0, failed=1)
 
     def __iadd__(self, other: Contribution) -> Contribution:

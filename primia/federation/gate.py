@@ -35,6 +35,10 @@ _MOST_FEDERATIONS = 64
 """Federations whose terms are remembered."""
 
 
+class NoSuchCall(ProtocolError):
+    """A call of a name that no site answers to."""
+
+
 def _anything(member: Member) -> None:
     """No condition of this call's own."""
 
@@ -107,7 +111,7 @@ class Gate:
         fault = error.where if isinstance(error, Unreadable) else type(error).__name__
         for member in self._members.values():
             with suppress(PrimiaError, OSError):
-                member.note(None, {"purpose": call, "fault": fault, "outcome": UNREADABLE})
+                member.note_refusal(None, {"purpose": call, "fault": fault, "outcome": UNREADABLE})
         return tuple(SiteFailure.of(name, Kind.PROTOCOL) for name in self._members)
 
     def _compare(self, visit: Visit) -> None:
@@ -153,29 +157,40 @@ class Entry:
             try:
                 self.gate.admit(member, self.visit)
             except Exception as error:
-                self._leave_out(member, error, "refused")
+                self._leave_out(member, error, member.note_refusal, "refused")
                 continue
             try:
                 values[name] = step(member)
             except Exception as error:
-                self._leave_out(member, error, "left out")
+                self._leave_out(member, error, member.note, "left out")
         return values
 
     def reply(self, step: Callable[[Member], object]) -> HostReply:
         """:meth:`each` as the reply to a small step."""
         return HostReply(self.each(step), tuple(self.failures))
 
-    def _leave_out(self, member: Member, error: Exception, what: str) -> None:
+    def _leave_out(self, member: Member, error: Exception, note: Callable[[Charter, Mapping[str, object]], None], what: str) -> None:
         asked = self.visit.purpose if self.visit.round is None else f"{self.visit.purpose} of round {self.visit.round}"
         self.failures.append(self.gate.failure(self.visit.charter, member, asked, error))
         with suppress(PrimiaError, OSError):  # a log that cannot be written is the failure itself, most likely
-            member.note(self.visit.charter, {**self.visit.event, "outcome": f"{what}: {words_of(error)}"})
+            note(self.visit.charter, {**self.visit.event, "outcome": f"{what}: {words_of(error)}"})
 
 
 class Gated:
     """Base of what answers calls: a public method that is no registered call cannot be written."""
 
     _gate: Gate
+
+    def __call__(self, method: object, *arguments: object) -> Any:
+        """Answer the call of this name.
+
+        Raises:
+            NoSuchCall: there is none; nothing else can be reached, and that it was tried is in the log.
+        """
+        if type(method) is not str or method not in CALLS:
+            self._gate.refuse("unknown call", Unreadable("one of a site's calls", "its name"))
+            raise NoSuchCall(f"no call of a site; calls: {', '.join(sorted(CALLS))}")
+        return getattr(self, method)(*arguments)
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)

@@ -7,15 +7,16 @@ import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from itertools import islice
+from itertools import accumulate, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from primia.data.closed import refuse_box
 from primia.data.statistics import PixelSums
 from primia.errors import ConsentError, ProtocolError
+from primia.federation.allowance import Allowance
 from primia.federation.exchange import Charter
-from primia.federation.journal import Agreements, Journal
+from primia.federation.journal import Agreements, Journal, Sum
 from primia.federation.peers import Peers
 from primia.federation.site_log import FILE, SiteLog
 from primia.federation.sources import BoxedSite, PackedSite, SiteImages, SiteSource
@@ -34,7 +35,11 @@ if TYPE_CHECKING:  # Syft, Opacus and a compiler take most of a second to load, 
     from primia.privacy.site import SitePrivacy
 
 
+TOO_MANY = "more calls that need no grant (refused ones, dry runs) than are listed; the next line of one tells how many are not"
+
 _LONGEST = 500
+"""Bytes of the longest text in a line of the audit log."""
+
 _MOST = 100
 
 
@@ -55,6 +60,7 @@ class Member:
         self._works: dict[tuple[str, str], str] = {}
         self._privacy: dict[str, SitePrivacy] = {}
         self._agreed = Agreements()
+        self._free = Allowance()
 
     def admit(self, charter: Charter) -> None:
         """Read the owner's grants afresh. A dry run needs none, and opens mock halves only.
@@ -91,18 +97,32 @@ class Member:
             (self.source.box if isinstance(self.source, BoxedSite) and not charter.settings.run.dry_run else self.folder(charter)) / FILE
         )
 
-    def note(self, charter: Charter | None, event: Mapping[str, object]) -> None:
-        """Append to the box's audit log who did what on this site's data, or, in a dry run, on the mock half of it.
+    def note(self, charter: Charter, event: Mapping[str, object]) -> None:
+        """Append to the box's audit log who did what on this site's data, or, in a dry run, on the mock half of it."""
+        said = {"federation": charter.settings.federation.identity, "run": charter.run, **event}
+        if charter.settings.run.dry_run:
+            self._note_freely({**said, "outcome": f"dry run: {event['outcome']}"})
+        else:
+            self._audit(said)
 
-        Without a charter: of a call that cannot be read.
-        """
+    def note_refusal(self, charter: Charter | None, event: Mapping[str, object]) -> None:
+        """Append that a call was refused, one without a charter because it cannot be read; beyond an allowance, count it instead."""
+        who = {} if charter is None else {"federation": charter.settings.federation.identity, "run": charter.run}
+        self._note_freely({**who, **event})
+
+    def _note_freely(self, event: Mapping[str, object]) -> None:
+        """Append what needs no grant."""
+        before = self._free.unlisted
+        if self._free.take():
+            self._free.unlisted = 0
+            self._audit({**event, "unlisted": before} if before else event)
+        elif not before:
+            self._audit({"purpose": "many calls", "outcome": TOO_MANY})
+
+    def _audit(self, event: Mapping[str, object]) -> None:
         box = self._own_box()
         if box:
-            who = {} if charter is None else {"federation": charter.settings.federation.identity, "run": charter.run}
-            said = {**who, **event}
-            if charter is not None and charter.settings.run.dry_run:
-                said |= {"outcome": f"dry run: {event['outcome']}"}
-            box.audit({key: _said(value) for key, value in said.items()})
+            box.audit({key: _said(value) for key, value in event.items()})
 
     def images(self, charter: Charter) -> SiteImages:
         """The site's images: in a dry run those of the mock halves."""
@@ -185,10 +205,10 @@ class Member:
         from primia.privacy.statistics import noisy_sums
 
         path = self.folder(charter) / "statistics.json"
-        if not path.exists():
-            privacy = self.privacy(charter, self.steps(charter))
-            if privacy is None:
-                raise AssertionError("noisy statistics are for private sites")
+        privacy = self.privacy(charter, self.steps(charter))
+        if privacy is None:
+            raise AssertionError("noisy statistics are for private sites")
+        if not (path.exists() and privacy.has_charged_statistics()):
             sums = noisy_sums(
                 self.images(charter).dataset("train"), self.units(charter, privacy), privacy.statistics_noise, SecureGenerator()
             )
@@ -223,9 +243,9 @@ class Member:
             BudgetSpent: the site has no budget for the round.
             ProtocolError: the sites of this run were others before.
         """
-        # Sites that were not there when the run began could be anybody's.
-        self._agree(charter, 0, "cohort", charter.sites)
         self._check_partners(charter, task.sites, task.sites)
+        # Sites that were not there when the run began could be anybody's.
+        self._agree(charter, Sum.cohort(charter.settings.federation.identity, charter.run, charter.sites))
         if task.purpose == "train":
             self.admit_round(charter, task.round, self.steps(charter))
         role = SiteRole(self.identity(charter), task)
@@ -266,7 +286,8 @@ class Member:
         with self._aggregating(charter, purpose) as role:
             self._check_partners(charter, survivors, role.group)
             signature = role.confirm(survivors)
-            self._agree(charter, role.task.round, purpose, survivors, self._works[charter.id, purpose])
+            federation, work = charter.settings.federation.identity, self._works[charter.id, purpose]
+            self._agree(charter, Sum(federation, charter.run, role.task.round, purpose, tuple(survivors), work))
             return signature
 
     def unmask(self, charter: Charter, purpose: str, confirmations: Mapping[str, bytes]) -> Shares:
@@ -290,14 +311,14 @@ class Member:
         self._roles.pop((charter.id, purpose), None)
         self._works.pop((charter.id, purpose), None)
 
-    def _agree(self, charter: Charter, round_: int, purpose: str, sites: Sequence[str], work: str = "") -> None:
+    def _agree(self, charter: Charter, asked: Sum) -> None:
         """Remember which sites a sum is over: in the box, or, without one, beside the run and as long as the worker lives."""
         box = self._box(charter)
         if box is None:
-            self._agreed.check(charter.run, round_, purpose, tuple(sorted(sites)), work)
-        Journal((box.path if box else self.folder(charter)) / "aggregations.jsonl").agree(charter.run, round_, purpose, sites, work)
+            self._agreed.check(asked)
+        Journal((box.path if box else self.folder(charter)) / "aggregations.jsonl").agree(asked)
         if box is None:
-            self._agreed.add(charter.run, round_, purpose, tuple(sorted(sites)), work)
+            self._agreed.add(asked)
 
     def _check_partners(self, charter: Charter, sites: Collection[str], met: Collection[str]) -> None:
         """Ask the box whether a masked sum may be over ``sites``; the keys of those ``met`` were compared."""
@@ -325,13 +346,25 @@ class Member:
         return None if charter.settings.run.dry_run else self._own_box()
 
     def folder(self, charter: Charter) -> Path:
-        """Where the site keeps what is a run's own: in its box, or, without one, where the charter says."""
+        """Where the site keeps what is a run's own: in its box, or, without one, where the charter says.
+
+        In a box it is filed by federation and run: a run's name alone is the driver's choice, and could be another federation's.
+        """
         if not isinstance(self.source, BoxedSite):
             folder = charter.state_folder / self.name
             refuse_box(folder)
             return private_folder(folder)
         kind = "dry-runs" if charter.settings.run.dry_run else "runs"
-        return private_folder(self.source.box / kind / hashlib.sha256(charter.run.encode()).hexdigest()[:16])
+        name = json.dumps([charter.settings.federation.identity, charter.run])
+        return private_folder(self.source.box / kind / hashlib.sha256(name.encode()).hexdigest()[:16])
+
+    def learner_folder(self, charter: Charter) -> Path:
+        """Where the state is that a learner goes on from: what was made without protection, or for another unit, is in another folder.
+
+        Otherwise a driver would have a site train without protection first, and then release that state under a little noise.
+        """
+        unit = charter.settings.privacy.unit
+        return self.folder(charter) if unit == "none" else self.folder(charter) / unit
 
     def leave(self, charter: str) -> None:
         """Forget a federation; what has to outlast it is on disk."""
@@ -355,5 +388,7 @@ def _said(value: object, levels: int = 3) -> object:
 
 
 def _line(text: str) -> str:
-    """A driver's words as one line that a terminal only shows, of at most 500 characters."""
-    return "".join(letter if letter.isprintable() else "?" for letter in text[:_LONGEST])
+    """A driver's words as one line that a terminal only shows, of at most 500 bytes as JSON, where a letter takes up to twelve."""
+    letters = [letter if letter.isprintable() else "?" for letter in text[:_LONGEST]]
+    ends = accumulate(len(json.dumps(letter)) - 2 for letter in letters)
+    return "".join(letter for letter, end in zip(letters, ends, strict=True) if end <= _LONGEST)

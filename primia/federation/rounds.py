@@ -30,6 +30,12 @@ from primia.federation.update import GlobalModel
 from primia.privacy.errors import BudgetSpent
 from primia.training.schedule import learning_rate
 
+_FAILED_IN_SUM = (
+    f"{Kind.NON_FINITE.value}, or, where a batch had one image and BatchNorm needs more, raise training.batch_size or set "
+    "model.normalisation = group"
+)
+"""Sites that fail in a masked sum do not say why: the kind would go with the number of their images."""
+
 
 class RoundLoop:
     """Runs the rounds of one federation; iterate over :meth:`run`, then read :attr:`state` and :attr:`status`.
@@ -181,7 +187,7 @@ class RoundLoop:
         outcome.total = collected.total
         if outcome.total and outcome.total.failed:
             at = f"{outcome.total.failed} of {len(outcome.reports)} sites"
-            raise TrainingError(f"round {round_}, {at}: {Kind.NON_FINITE.value}; the last good checkpoint is kept in {self._folder.path}")
+            raise TrainingError(f"round {round_}, {at}: {_FAILED_IN_SUM}; the last good checkpoint is kept in {self._folder.path}")
         if outcome.total and outcome.total.clipped:
             yield Notice(
                 "warning",

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from primia.config.settings import PrivacySettings
 from primia.data.statistics import Normalisation
 from primia.errors import PrimiaError, ProtectionError, TrainingError
 from primia.federation import visits
@@ -50,8 +51,9 @@ from primia.federation.stages import Stage, build_stages, encode
 from primia.federation.update import GlobalModel, Update
 from primia.federation.work import evaluation_work, training_work
 from primia.secagg.messages import Roster, Task
+from primia.training.errors import LoneImage
 from primia.training.evaluation import Evaluation
-from primia.training.learner import Learner, LocalResult, LocalWork
+from primia.training.learner import Learner, LearnerSpec, LocalResult, LocalWork
 
 if TYPE_CHECKING:
     from primia.data.shard import Dataset
@@ -61,13 +63,16 @@ if TYPE_CHECKING:
 _CACHED_LEARNERS = 4
 """Federations at work at the same time whose networks are kept."""
 
+_Wanted = tuple[LearnerSpec, PrivacySettings]
+"""What a learner is made for; of other settings it is made anew."""
+
 
 class SiteHost(Gated):
     """Works on its sites: the boxes or shards that it is made with. Each call passes the gate (:mod:`primia.federation.gate`)."""
 
     def __init__(self, sites: Sequence[SiteSource]) -> None:
         self._gate = Gate(map(Member, sites), _failure)
-        self._learners: OrderedDict[str, Learner] = OrderedDict()
+        self._learners: OrderedDict[str, tuple[_Wanted, Learner]] = OrderedDict()
 
     @site_call(visits.join)
     def join(self, entry: Entry, charter: Charter, sites: Sequence[str]) -> HostReply:
@@ -224,16 +229,18 @@ class SiteHost(Gated):
 
     def _state(self, session: Session, member: Member) -> SiteState:
         charter = session.charter
-        return SiteState(member.folder(charter), charter.settings.federation, self._learner(session).flat)
+        return SiteState(member.learner_folder(charter), charter.settings.federation, self._learner(session).flat)
 
     def _learner(self, session: Session) -> Learner:
-        key = session.charter.id
-        if key not in self._learners or self._learners[key].spec != session.learner:
-            self._learners[key] = _new_learner(session)
+        key, wanted = session.charter.id, (session.learner, session.charter.settings.privacy)
+        known, learner = self._learners.get(key, (None, None))
+        if learner is None or known != wanted:
+            learner = _new_learner(session)
+            self._learners[key] = wanted, learner
         self._learners.move_to_end(key)
         while len(self._learners) > _CACHED_LEARNERS:
             self._learners.popitem(last=False)
-        return self._learners[key]
+        return learner
 
 
 def _new_learner(session: Session) -> Learner:
@@ -290,10 +297,13 @@ def _normalisation(session: Session, member: Member) -> Normalisation:
 
 
 def _trained(charter: Charter, member: Member, learner: Learner, data: Dataset, work: LocalWork) -> LocalResult | None:
-    """The site's work; None where its loss is not finite and that goes into the sum: said of the site it would tell of its steps."""
+    """The site's work; None where it cannot be done and that goes into the sum: said of the site it would tell of its images.
+
+    By a learning rate that takes so many steps to fail, or by whether a batch of the site has one image, they could be counted.
+    """
     try:
         return learner.train(data, work)
-    except TrainingError as error:
+    except (TrainingError, LoneImage) as error:
         if not charter.is_secure:
             raise
         _failure(charter, member, f"train of round {work.round}", error)

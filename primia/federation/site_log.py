@@ -15,6 +15,13 @@ FILE = "errors.log"
 
 _INDENT = "  "
 
+_LARGEST = 16 * 2**20
+"""Bytes after which a new file is begun; the one before is kept as ``errors.log.1``, and none before that."""
+
+_LONGEST = 20_000
+_LONGEST_LINE = 2_000
+"""Letters of the longest traceback, of which the end says most, and of the longest error's words."""
+
 
 @dataclass(frozen=True)
 class LogEntry:
@@ -35,9 +42,11 @@ class SiteLog:
         """Append an error; where that fails, the error that is to be logged matters more, so nothing is raised."""
         lines = [f"{datetime.now(UTC).isoformat(timespec='seconds')} {asked}: {words_of(error)}"]
         if not isinstance(error, PrimiaError):
-            text = "".join(traceback.format_exception(error))
+            text = "".join(traceback.format_exception(error))[-_LONGEST:]
             lines += [_INDENT + line for line in text.splitlines()]
         with suppress(OSError):
+            if self.size > _LARGEST:
+                self.path.replace(self.path.with_name(f"{self.path.name}.1"))
             descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o600)
             with open(descriptor, "a", encoding="utf-8") as file:  # noqa: PTH123 - by descriptor
                 file.write("\n".join(lines) + "\n")
@@ -59,5 +68,5 @@ class SiteLog:
 
 def words_of(error: Exception) -> str:
     """What an error says, in one line; of a bug its class too."""
-    said = " ".join(str(error).split())
+    said = " ".join(str(error)[:_LONGEST_LINE].split())
     return said if isinstance(error, PrimiaError) else f"{type(error).__name__}: {said}"

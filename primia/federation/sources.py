@@ -91,6 +91,12 @@ class SiteImages:
             self._data[split] = parts[0] if len(parts) == 1 else JoinedDataset(parts)
         return self._data[split]
 
+    @cached_property
+    def kinds(self) -> set[tuple[tuple[str, ...], int, int]]:
+        """Classes, channels and pixels a side of the images, as the headers of all shards say."""
+        headers = [shard.header for split in self._paths for shard in self.shards(split)]
+        return {(header.classes, header.channels, header.image_size) for header in headers}
+
     def class_counts(self, split: str) -> NDArray[np.int64]:
         """Images of each class in a split that the site has."""
         counts: NDArray[np.int64] = np.sum([shard.class_counts() for shard in self.shards(split)], axis=0)

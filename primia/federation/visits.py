@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from math import inf
 
+from primia.config.settings import Settings
 from primia.errors import ProtocolError
 from primia.federation.exchange import Charter, Inbox, RoundTask, Session
 from primia.federation.gate import Visit, names_of
@@ -21,6 +22,9 @@ EVALUATED = ("validation", "test")
 
 _SMALLEST_SUM = 2
 
+_DEVICES = {"auto": ("cpu", "cuda"), "cpu": ("cpu",), "cuda": ("cuda",)}
+"""Where a learner may work, by ``resources.device``."""
+
 
 def join(charter: Charter, sites: Sequence[str]) -> Visit:
     """Meeting: who a site is."""
@@ -32,6 +36,7 @@ def facts(charter: Charter, sites: Sequence[str], inboxes: Mapping[str, Inbox]) 
 
     def check(member: Member) -> None:
         _check_charter(charter)
+        _check_images(member, charter)
         if member.name in inboxes:
             _expect(charter, member, "facts", 0)
 
@@ -43,7 +48,7 @@ def train(session: Session, task: RoundTask, start: GlobalModel) -> Visit:
     charter = session.charter
 
     def check(member: Member) -> None:
-        _check_session(session)
+        _check_session(session, member)
         _check_round(charter, task, start)
         if member.name not in charter.training:
             raise ProtocolError(f"site {member.name!r} does not train in this federation")
@@ -60,7 +65,7 @@ def evaluate(session: Session, split: str, sites: Sequence[str], model: GlobalMo
     charter = session.charter
 
     def check(member: Member) -> None:
-        _check_session(session)
+        _check_session(session, member)
         if split not in EVALUATED:
             raise ProtocolError(f"a model is evaluated on {' and '.join(EVALUATED)} images, not on {split!r}; nothing is told")
         if not member.images(charter).has(split):
@@ -122,17 +127,33 @@ def _check_charter(charter: Charter) -> None:
         raise ProtocolError("the charter names a site twice, or lets one train that is not of the federation")
 
 
-def _check_session(session: Session) -> None:
-    """A session says nothing else than its charter: what a site books follows from the charter, what it does from the session."""
+def _check_images(member: Member, charter: Charter, size: int | None = None) -> None:
+    """The images that a charter, or a session with its ``size``, speaks of are of the kind that the site has."""
+    for classes, channels, pixels in member.images(charter).kinds:
+        if (classes, channels) != (charter.classes, charter.channels) or size not in (None, pixels):
+            raise ProtocolError(f"site {member.name!r} has images of other classes, channels or size; nothing is done")
+
+
+def _check_session(session: Session, member: Member) -> None:
+    """A session says nothing else than its charter and the images: a site books by the charter, and works by the session."""
     charter, spec = session.charter, session.learner
     settings = charter.settings
     _check_charter(charter)
+    _check_images(member, charter, spec.image_size)
     proximal_mu = settings.federation.proximal_mu if settings.run.mode == "federated" else 0.0
     planned = (settings.model, settings.training, settings.augmentation, proximal_mu, settings.resources.precision)
     if (spec.model, spec.training, spec.augmentation, spec.proximal_mu, spec.precision) != planned:
         raise ProtocolError("the session's learner has other settings than the charter; nothing is done")
     if (spec.classes, spec.channels) != (charter.classes, charter.channels) or not 0 < session.total_weight < inf:
         raise ProtocolError("the session has other classes or channels than the charter, or no weight; nothing is done")
+    if spec.device not in _DEVICES[settings.resources.device] or not _are_class_weights(settings, spec.class_weights, len(spec.classes)):
+        raise ProtocolError("the session has a device or class weights that the charter does not ask for; nothing is done")
+
+
+def _are_class_weights(settings: Settings, weights: Sequence[float] | None, classes: int) -> bool:
+    if not settings.training.class_weights:
+        return weights is None
+    return weights is not None and len(weights) == classes and min(weights) > 0
 
 
 def _check_round(charter: Charter, task: RoundTask, start: GlobalModel) -> None:

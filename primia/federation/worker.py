@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 
-from primia.errors import ConfigError, ModelError, ProtocolError
+from primia.errors import ConfigError, ModelError
 from primia.federation.refusals import Kind
 
 if TYPE_CHECKING:
@@ -45,15 +45,13 @@ class FederatedWorker:
         What goes wrong at a site is in the answer, without its words; what escapes is a bug, or follows from the settings alone.
 
         Raises:
-            ProtocolError: no such call; nothing else of the host can be reached.
+            NoSuchCall: no such call; nothing else of the host can be reached.
         """
-        from primia.federation.gate import CALLS
+        from primia.federation.gate import NoSuchCall
 
-        if method not in CALLS:
-            raise ProtocolError(f"{method!r} is no call of a site; calls: {', '.join(sorted(CALLS))}")
         try:
-            return getattr(self._host, method)(*arguments)
-        except (ConfigError, ModelError):
+            return self._host(method, *arguments)
+        except (ConfigError, ModelError, NoSuchCall):
             raise
         except Exception:
             raise RuntimeError(Kind.FAILED.value) from None

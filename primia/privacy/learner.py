@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from math import ceil, sqrt
 from time import perf_counter
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from primia.data.shard import Dataset
 from primia.privacy.clipping import ClippedSum
@@ -36,7 +39,7 @@ class PrivateLearner(Learner):
         self._physical_batch = physical_batch
         self._generator = generator or SecureGenerator()
         self._protection: tuple[Units, Mechanism] | None = None
-        self._checked: set[int] = set()
+        self._checked: set[tuple[int, int]] = set()
         self._clipped_sum(clip=1.0)
 
     def protect(self, units: Units, mechanism: Mechanism) -> None:
@@ -59,7 +62,7 @@ class PrivateLearner(Learner):
         (units, mechanism), self._protection = self._protection, None
         anchors = self._begin()
         clipped, size = self._clipped_sum(mechanism.clip), self._batch_size(units, mechanism)
-        self._check_places(clipped, size)
+        self._check_places(size)
         total = clipped.zeros()
         for step in range(work.steps):
             rate = self._set_rate(work, step)
@@ -76,14 +79,21 @@ class PrivateLearner(Learner):
     def _clipped_sum(self, clip: float) -> ClippedSum:
         return ClippedSum(self.model, lambda images, labels: self._loss(images, labels, "none"), clip)
 
-    def _check_places(self, clipped: ClippedSum, size: int) -> None:
-        """Check once for each size of a batch that a unit's rounding does not follow from its place, on noise instead of images."""
-        if size not in self._checked:
-            draws = torch.Generator().manual_seed(0)
-            images = torch.randn(size, self.spec.channels, self.spec.image_size, self.spec.image_size, generator=draws)
-            labels = torch.randint(len(self.spec.classes), (size,), generator=draws)
-            clipped.check_places(images.to(self._device), labels.to(self._device))
-            self._checked.add(size)
+    def _check_places(self, size: int) -> None:
+        """Check for each size of a batch and number of threads that a unit's rounding does not follow from its place in a batch.
+
+        On noise instead of images, and with drawn parameters and a plain loss: those of a run are chosen by others, and where they make
+        gradients vanish there is nothing to compare.
+        """
+        if (size, torch.get_num_threads()) in self._checked:
+            return
+        draws = torch.Generator().manual_seed(0)
+        images = torch.randn(size, self.spec.channels, self.spec.image_size, self.spec.image_size, generator=draws)
+        labels = torch.randint(len(self.spec.classes), (size,), generator=draws)
+        with _drawn_parameters(self.model, draws):
+            plain = ClippedSum(self.model, lambda images, labels: F.cross_entropy(self._logits(images), labels, reduction="none"), 1.0)
+            plain.check_places(images.to(self._device), labels.to(self._device))
+        self._checked.add((size, torch.get_num_threads()))
 
     def _batch_size(self, units: Units, mechanism: Mechanism) -> int:
         """Return the images of each micro-batch, from public numbers alone.
@@ -110,3 +120,19 @@ class PrivateLearner(Learner):
         parts = torch.split(total.mul_(step / mechanism.expected_units), [parameter.numel() for parameter in self.model.parameters()])
         for parameter, part in zip(self.model.parameters(), parts, strict=True):
             parameter.grad = torch.empty_like(parameter).copy_(part.view(parameter.shape))
+
+
+@contextmanager
+def _drawn_parameters(model: nn.Module, draws: torch.Generator) -> Iterator[None]:
+    """Give the model parameters that let every layer's gradient through, and its own ones back afterwards."""
+    own = [parameter.detach().clone() for parameter in model.parameters()]
+    try:
+        for parameter in model.parameters():
+            drawn = torch.randn(parameter.shape, generator=draws)
+            with torch.no_grad():
+                parameter.copy_(drawn * parameter[0].numel() ** -0.5 if parameter.ndim > 1 else 1 + drawn / 10)
+        yield
+    finally:
+        for parameter, values in zip(model.parameters(), own, strict=True):
+            with torch.no_grad():
+                parameter.copy_(values)

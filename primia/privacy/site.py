@@ -140,6 +140,12 @@ class SitePrivacy:
         """Charge the ledger for noisy statistics, once for each time that they leave the site; errors as :meth:`charge`."""
         self._pay(self._charge_of(STATISTICS_ROUND, self._statistics()))
 
+    def has_charged_statistics(self) -> bool:
+        """Whether noisy statistics of this run, of the same unit and noise, are charged: the ones that were told may be told again."""
+        asked = self._charge_of(STATISTICS_ROUND, self._statistics())
+        own = self._own(self._ledger.charges(self._federation))
+        return any((charge.round, charge.unit, charge.spend) == (asked.round, asked.unit, asked.spend) for charge in own)
+
     def statement(self) -> Statement:
         """What the run costs by its plan and by the ledger."""
         charges = self._ledger.charges(self._federation)

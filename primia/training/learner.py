@@ -18,11 +18,10 @@ from primia.data.augmentation import Augmentation
 from primia.data.randomness import stream
 from primia.data.shard import Dataset
 from primia.data.statistics import Normalisation
-from primia.errors import DataError
 from primia.models.flat import FlatSpec, Vector
 from primia.models.registry import build_model
 from primia.training.batches import batches
-from primia.training.errors import NonFiniteLoss
+from primia.training.errors import LoneImage, NonFiniteLoss
 from primia.training.evaluation import Evaluation, evaluate_model
 from primia.training.images import normalise_, unit_images
 from primia.training.optimizers import State, build_optimizer, load_state_arrays, state_arrays
@@ -119,7 +118,7 @@ class Learner:
 
         Raises:
             NonFiniteLoss: names site, round and batch.
-            DataError: there is one image where BatchNorm needs more.
+            LoneImage: a batch has one image where BatchNorm needs more.
         """
         start = perf_counter()
         anchors = self._begin()
@@ -182,7 +181,7 @@ class Learner:
         except ValueError as error:
             if len(labels) > 1:
                 raise
-            raise DataError("BatchNorm needs more than one image a batch, and there is one; set model.normalisation = group") from error
+            raise LoneImage("BatchNorm needs more than one image a batch, and there is one; set model.normalisation = group") from error
         torch.autograd.backward(loss)
         if anchors:
             self._pull_towards(anchors)
@@ -190,10 +189,13 @@ class Learner:
         return loss.item()
 
     def _loss(self, images: Tensor, labels: Tensor, reduction: str) -> Tensor:
-        with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self.spec.precision == "bfloat16"):
-            logits = self.model(images)
         smoothing = self.spec.training.label_smoothing
-        return F.cross_entropy(logits.float(), labels, weight=self._class_weights, label_smoothing=smoothing, reduction=reduction)
+        return F.cross_entropy(self._logits(images), labels, weight=self._class_weights, label_smoothing=smoothing, reduction=reduction)
+
+    def _logits(self, images: Tensor) -> Tensor:
+        with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self.spec.precision == "bfloat16"):
+            logits: Tensor = self.model(images)
+        return logits.float()
 
     @torch.no_grad()
     def _pull_towards(self, anchors: Sequence[Tensor]) -> None:

@@ -51,7 +51,7 @@ def test_lists(written: str, values: list[str]) -> None:
     [
         ("training.optimizer", "one of sgd, adam, adamw"),
         ("data.channels", "one of 1, 3"),
-        ("training.batch_size", "a whole number >= 1"),
+        ("training.batch_size", "a whole number >= 1 and <= 1,000,000"),
         ("training.momentum", "a number >= 0 and < 1"),
         ("training.end_learning_rate", "a number > 0, or empty"),
         ("training.class_weights", "yes or no"),
@@ -114,7 +114,7 @@ def test_read_gives_the_typed_value(text: str, key: str, value: object) -> None:
         ("0", "training.learning_rate", "0 is not allowed: a number > 0"),
         ("inf", "training.learning_rate", "inf is not allowed: a number > 0"),
         ("", "training.learning_rate", "an empty value is not allowed: a number > 0"),
-        ("1.5", "training.batch_size", "1.5 is not allowed: a whole number >= 1"),
+        ("1.5", "training.batch_size", "1.5 is not allowed: a whole number >= 1 and <= 1,000,000"),
     ],
 )
 def test_what_is_not_allowed_cannot_be_read(text: str, key: str, said: str) -> None:

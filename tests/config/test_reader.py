@@ -87,7 +87,10 @@ def test_byte_order_mark_and_windows_line_ends(tmp_path: Path) -> None:
     [
         ("[training]\noptimizer = rmsprop\n", "x.ini: training.optimizer = rmsprop: must be one of sgd, adam, adamw"),
         ("[training]\nbatch_size = 0\n", "x.ini: training.batch_size = 0: must be a whole number >= 1"),
-        ("[training]\nbatch_size = 0\nmomentum = 2\n", "x.ini: training.batch_size = 0: must be a whole number >= 1 (and 1 more)"),
+        (
+            "[training]\nbatch_size = 0\nmomentum = 2\n",
+            "x.ini: training.batch_size = 0: must be a whole number >= 1 and <= 1,000,000 (and 1 more)",
+        ),
         ("[training]\nlearning_rate = inf\n", "x.ini: training.learning_rate = inf: must be a number > 0"),
         ("[data]\nclasses = a,,b\n", "x.ini: data.classes = a,,b: must be names, comma-separated"),
         ("[data]\npatient_pattern = (\n", "x.ini: data.patient_pattern = (: must be auto, file or a regular expression with one group"),

@@ -9,11 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from primia.errors import ProtocolError
+from primia.federation import allowance
+from primia.federation.allowance import Allowance
 from primia.federation.exchange import Charter, HostReply, RoundTask, Session, SiteFailure
 from primia.federation.gate import CALLS, UNREADABLE, Entry, Gated, Visit, site_call
-from primia.federation.member import Member
+from primia.federation.member import TOO_MANY, Member
 from primia.federation.plan import assign_hosts
 from primia.federation.refusals import Kind
 from primia.federation.run_setup import RunSetup
@@ -74,11 +77,17 @@ def test_a_call_without_the_gate_cannot_be_written() -> None:
         type("Host", (Gated,), {"facts": lambda self: self})
 
 
-@pytest.mark.parametrize("method", ["_gate", "_learner", "__init__", "__class__", "peek", "forget"])
-def test_a_worker_answers_calls_only(method: str) -> None:
-    worker = FederatedWorker((), threads=1)
-    with pytest.raises(ProtocolError, match="is no call of a site; calls: advertise, confirm"):
+@pytest.mark.parametrize(
+    "method", ["_gate", "_learner", "__init__", "__class__", "__call__", "peek", "forget", [], 5, None, type("T", (str,), {})("join")]
+)
+def test_a_worker_answers_calls_only(make_boxed: Any, method: Any) -> None:
+    """And what is tried is in the log."""
+    setup, boxes = make_boxed(None)
+    worker = FederatedWorker([setup.sites[0].source], threads=torch.get_num_threads())
+    with pytest.raises(ProtocolError, match="no call of a site; calls: advertise, confirm"):
         worker.call(method)
+    event = boxes[SITE].audit_log()[-1].event
+    assert event == {"purpose": "unknown call", "fault": "its name", "outcome": UNREADABLE}
     worker.call("leave", "some charter")
 
 
@@ -179,6 +188,46 @@ def test_a_drivers_words_are_short_in_the_log(make_boxed: Any) -> None:
     event = boxes[SITE].audit_log()[-1].event
     assert event["purpose"] == "join" and str(event["outcome"]).startswith("refused: ")
     assert event["run"] == "run" + 497 * "x"
+
+
+def test_a_drivers_words_are_short_in_the_log_whatever_script_they_are_in(make_boxed: Any) -> None:
+    """A letter takes up to twelve bytes as JSON."""
+    setup, boxes = make_boxed(None)
+    charter = Charter("id", 900 * "\U0001f600", (SITE,), setup.settings, setup.classes, 1, setup.folder, DRIVER.public)
+    host = SiteHost([setup.sites[0].source])
+    size = (boxes[SITE].path / "audit.jsonl").stat().st_size
+    for _ in range(10):
+        host.join(charter, [SITE])
+    assert (boxes[SITE].path / "audit.jsonl").stat().st_size - size < 10 * 3000
+    assert boxes[SITE].audit_log()[-1].event["run"] == 41 * "\U0001f600"
+
+
+def test_calls_that_need_no_grant_do_not_fill_the_log(make_boxed: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The attack: a driver without a grant asks until the log takes no more, and with it the site takes part in nothing."""
+    monkeypatch.setattr(allowance, "_AT_ONCE", 20.0)
+    setup, boxes = make_boxed(None)
+    host, before = SiteHost([setup.sites[0].source]), len(boxes[SITE].audit_log())
+    clock = [0.0]
+    (member,) = host._gate._members.values()
+    member._free = Allowance(lambda: clock[0])
+    charter = Charter("id", "run", (SITE,), setup.settings, setup.classes, 1, setup.folder, DRIVER.public)
+    dry = charter.settings.run.model_copy(update={"dry_run": True})
+    free = replace(charter, id="dry", settings=charter.settings.model_copy(update={"run": dry}))
+    for number in range(100):
+        assert host.join(replace(charter, run=f"run-{number}"), [SITE]).failures
+        assert not host.join(free, [SITE]).failures
+        host.leave(["odd"])  # type: ignore[arg-type]
+    lines = [entry.event for entry in boxes[SITE].audit_log()[before:]]
+    assert len(lines) == 21 and lines[-1] == {"purpose": "many calls", "outcome": TOO_MANY}
+    clock[0] = 15.0
+    host.join(charter, [SITE])
+    assert boxes[SITE].audit_log()[-1].event["unlisted"] == 280
+    boxes[SITE].grant(FEDERATION, first_contact=True)
+    granted = replace(charter, id="granted", settings=setup.settings)
+    for _ in range(5):
+        assert not host.join(granted, [SITE]).failures
+    lines = [entry.event for entry in boxes[SITE].audit_log()[-5:]]
+    assert all(line["outcome"] == "delivers" for line in lines), "what is granted is always listed"
 
 
 def test_nested_words_of_an_event_are_shortened_too(make_boxed: Any) -> None:

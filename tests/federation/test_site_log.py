@@ -2,7 +2,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from primia.errors import DataError
+from primia.federation import site_log as module
 from primia.federation.site_log import LogEntry, SiteLog
 
 
@@ -40,3 +43,16 @@ def test_nobody_else_reads_it_and_no_link_is_followed(tmp_path: Path) -> None:
 
 def test_a_log_that_cannot_be_written_raises_nothing(tmp_path: Path) -> None:
     SiteLog(tmp_path / "missing" / "errors.log").write("facts", bug())
+
+
+def test_old_errors_go_and_long_ones_are_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever can call a site can make errors."""
+    monkeypatch.setattr(module, "_LARGEST", 100_000)
+    log = SiteLog(tmp_path / "errors.log")
+    for number in range(50):
+        log.write("facts", ValueError(f"{number} " + 50_000 * "x"))
+    assert {path.name for path in tmp_path.iterdir()} == {"errors.log", "errors.log.1"}
+    assert sum(path.stat().st_size for path in tmp_path.iterdir()) < 300_000
+    entry = log.last()
+    assert entry is not None and entry.words.startswith("ValueError: 49 ") and len(entry.words) < 3000
+    assert (tmp_path / "errors.log.1").stat().st_mode & 0o777 == 0o600

@@ -4,8 +4,7 @@ import traceback
 
 import pytest
 
-from primia.errors import ConfigError, DataError
-from primia.federation import gate
+from primia.errors import ConfigError, DataError, ProtocolError
 from primia.federation.refusals import Kind
 from primia.federation.worker import FederatedWorker
 
@@ -13,13 +12,8 @@ from primia.federation.worker import FederatedWorker
 class Host:
     """Raises what it is asked to."""
 
-    def work(self, error: Exception) -> None:
+    def __call__(self, method: str, error: Exception) -> None:
         raise error
-
-
-@pytest.fixture(autouse=True)
-def _registered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gate, "CALLS", {*gate.CALLS, "work"})
 
 
 def worker() -> FederatedWorker:
@@ -28,7 +22,7 @@ def worker() -> FederatedWorker:
     return made
 
 
-@pytest.mark.parametrize("error", [ValueError("61 rows"), DataError("/box/site-2: 61 rows"), KeyError("61")])
+@pytest.mark.parametrize("error", [ValueError("61 rows"), DataError("/box/site-2: 61 rows"), ProtocolError("61 rows"), KeyError("61")])
 def test_an_error_that_escapes_a_host_leaves_without_its_words(error: Exception) -> None:
     with pytest.raises(RuntimeError) as raised:
         worker().call("work", error)
