@@ -11,7 +11,7 @@ from primia.cli.config import app
 from primia.config.reader import dump_config, load_config
 from primia.config.reference import reference_markdown
 from primia.config.settings import Settings
-from primia.errors import ConfigError
+from primia.errors import ConfigError, RunError
 
 
 def run(*words: str) -> Result:
@@ -85,5 +85,5 @@ def test_reference_to_stdout_and_to_a_file(tmp_path: Path) -> None:
 
 def test_reference_into_a_missing_folder_is_one_line(tmp_path: Path) -> None:
     error = run("reference", "--output", str(tmp_path / "none" / "x.md")).exception
-    assert isinstance(error, ConfigError)
-    assert "give another --output" in str(error)
+    assert isinstance(error, RunError)
+    assert str(error).startswith(f"cannot write {tmp_path / 'none' / 'x.md'}: No such file")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from enum import Enum
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from primia.config.settings import Settings
+from primia.config.settings import MOST, Settings
 from primia.data.federation import FederatedData, SiteShards
 from primia.data.shard import Row, ShardHeader, write_shard
 from primia.errors import DataError, FederationError, TrainingError
@@ -28,10 +28,12 @@ from primia.federation.plan import SPLITS, assign_hosts
 from primia.federation.refusals import Kind, kind_of
 from primia.federation.run_folder import RunFolder
 from primia.federation.run_setup import RunSetup
+from primia.federation.setup import prepare_run
 from primia.federation.site import SiteHost
 from primia.privacy.site import Statement
+from primia.secagg.identity import Identity
 from primia.secagg.ring import RingVector
-from primia.training.errors import NonFiniteLoss
+from primia.training.errors import LoneImage, NonFiniteLoss
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "border.md"
 KEPT = {"secure_aggregation": {"site_metrics": False}}
@@ -213,6 +215,14 @@ def test_what_leaves_is_what_is_declared(make_setup: Make, make_hosts: MakeHosts
             assert is_kept(getattr(FIELDS[type_][name], way), value), f"{call}: {type_.__name__}.{name} = {value!r}"
             if type_ is SiteReport and name == "loss":
                 assert (value is None) == ("privacy" in sections or way == "secure")
+            if type_ is HostFacts and name == "counts":
+                told = {split for counts in value.values() for split in counts}  # type: ignore[attr-defined]
+                is_kept_secret = way == "secure" or "privacy" in sections
+                assert told == (
+                    set()
+                    if "secure_aggregation" in sections and way == "secure"
+                    else set(SPLITS) - ({"train"} if is_kept_secret else set())
+                )
     assert {(HostFacts, "total"), (SiteReport, "upload_bytes"), (HostEvaluation, "total"), (HostReply, "values")} <= seen
 
 
@@ -293,16 +303,54 @@ def test_a_driver_that_looks_learns_no_sites_number_of_images(
         assert RunFolder(setup.folder).read_summary()["faults"] == []
 
 
+@pytest.mark.parametrize(
+    ("section", "changed"),
+    [("federation", {"local_epochs": 2**63 // 61 + 1}), ("federation", {"local_epochs": 2**62}), ("training", {"batch_size": 2**62})],
+)
+def test_settings_near_the_end_of_the_integers_tell_no_number_of_images(
+    make_sized: Callable[..., RunSetup], make_hosts: MakeHosts, section: str, changed: dict[str, object]
+) -> None:
+    """The attack: steps of 61 images and more are beyond 63 bits, and such sites fail in clear; a dozen questions give the number."""
+    views = []
+    for name, sizes in (("one", (60, 60, 60)), ("two", (57, 61, 63))):
+        setup = make_sized(name, sizes)
+        settings = setup.settings.model_copy(update={section: getattr(setup.settings, section).model_copy(update=changed)})
+        tap = Tap(make_hosts(assign_hosts(setup.sites, 3)))
+        with pytest.raises(FederationError):
+            for _ in run_federation(replace(setup, settings=settings), tap):
+                pass
+        views.append(plain_view(tap.answers))
+    assert views[0] == views[1]
+
+
+@pytest.mark.parametrize("change", [{"local_epochs": MOST}, {"sync_every_n_batch": MOST}])
+def test_facts_of_the_longest_rounds_can_be_added(
+    make_sized: Callable[..., RunSetup], make_hosts: MakeHosts, change: dict[str, int]
+) -> None:
+    setup = make_sized("one", (57, 60, 61), federation=change, training={"batch_size": 1})
+    prepared = prepare_run(setup, make_hosts(assign_hosts(setup.sites, 3)), Identity.generate("demo@primia.example"))
+    assert prepared.train_images == 178
+
+
+@pytest.mark.parametrize("error", [NonFiniteLoss, LoneImage])
 @pytest.mark.parametrize("privacy", [{}, PRIVATE], ids=["plain", "private"])
 def test_which_sites_loss_is_not_finite_is_in_the_sum_only(
-    make_setup: Make, make_hosts: MakeHosts, words: Words, monkeypatch: pytest.MonkeyPatch, privacy: dict[str, Any]
+    make_setup: Make,
+    make_hosts: MakeHosts,
+    words: Words,
+    monkeypatch: pytest.MonkeyPatch,
+    privacy: dict[str, Any],
+    error: type[NonFiniteLoss | LoneImage],
 ) -> None:
-    """By a learning rate that takes so many steps to fail, a driver would learn which sites make as many."""
+    """By a learning rate that takes so many steps to fail, a driver would learn which sites make as many.
+
+    And by batches of two which sites have an odd number of images, where BatchNorm refuses a batch of one.
+    """
     train, views = site._trained, []
 
     def failing(charter: object, member: Any, learner: Any, data: object, work: Any) -> object:
         def ruined(*_: object) -> None:
-            raise NonFiniteLoss(f"site {member.name}, batch 15 of 16: the loss is no longer finite")
+            raise error(f"site {member.name}, batch 15 of 16: cannot be done")
 
         if member.name == failed:
             monkeypatch.setattr(type(learner), "train", ruined)

@@ -156,3 +156,6 @@ def test_what_is_missing_or_damaged_is_named(datasets: BoxDatasets) -> None:
     (datasets.mock_folder("train") / "dataset.yaml").write_text("uid: [")
     with pytest.raises(ConsentError, match="Syft cannot read this dataset"):
         datasets.uid("train")
+    (datasets.mock_folder("train") / "dataset.yaml").write_text("a: &a [x, x]\nuid: [*a, *a]")
+    with pytest.raises(ConsentError, match="holds an anchor"):
+        datasets.uid("train")

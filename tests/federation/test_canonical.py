@@ -6,6 +6,7 @@ import inspect
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import copysign
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal
@@ -263,3 +264,11 @@ def test_arguments_are_taken_by_place_and_by_name() -> None:
     for arguments, named in (((), {}), ((CHARTER, ["a"], 1), {}), ((CHARTER,), {"places": ["a"]}), ((CHARTER, ["a"]), {"sites": ["a"]})):
         with pytest.raises(Unreadable, match="the list of arguments"):
             canonical_arguments(visits.join, arguments, named)
+
+
+def test_zero_has_no_sign() -> None:
+    """Else a setting could change in a bit that changes nothing, and be other work."""
+    assert copysign(1.0, canonical(float, -0.0)) == 1.0
+    changed = SETTINGS.augmentation.model_copy(update={"shear": -0.0, "rotation": -0.0})
+    copy = canonical(Settings, SETTINGS.model_copy(update={"augmentation": changed})).augmentation
+    assert copysign(1.0, copy.shear) == copysign(1.0, copy.rotation) == 1.0

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from datetime import date, timedelta
 from pathlib import Path
+from time import perf_counter
 
 import pytest
 import yaml
@@ -195,6 +196,18 @@ def test_other_rules_than_one_for_the_whole_dataset_are_refused(box: Path, conte
 def test_a_file_that_cannot_be_read_is_named(box: Path, content: str) -> None:
     rules(box).write_text(content)
     assert f"{rules(box)}: cannot be read" in refused(box)
+
+
+@pytest.mark.parametrize("half", ["private", "public"])
+def test_a_file_of_aliases_of_aliases_is_refused_at_once(box: Path, half: str) -> None:
+    """The attack: thirty lines that stand for 9^30 values, in a box that somebody gave away to be looked at."""
+    laughs = ["a0: &a0 [x, x]", *(f"a{n}: &a{n} [{', '.join(9 * [f'*a{n - 1}'])}]" for n in range(1, 31))]
+    path = box / "syft" / OWNER / half / "syft_datasets" / "v1" / "train" / "syft.pub.yaml"
+    path.write_text("\n".join([*laughs, "rules: *a30"]))
+    begun = perf_counter()
+    said = refused(box)
+    assert f"{path}: cannot be read (holds an anchor, which does not belong there)" in said and len(said) < 500
+    assert perf_counter() - begun < 5
 
 
 @pytest.mark.parametrize("above", ["", "private", "private/syft_datasets/v1"])

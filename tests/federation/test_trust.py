@@ -26,6 +26,7 @@ from primia.federation.site_box import SiteBox
 from primia.federation.site_log import SiteLog
 from primia.federation.sources import PackedSite
 from primia.privacy import statistics
+from primia.privacy.errors import BudgetSpent
 from primia.privacy.filter import filtered_epsilon
 from primia.privacy.ledger import Ledger
 from primia.secagg.driver import DriverRole
@@ -251,6 +252,64 @@ def test_statistics_are_noised_as_they_are_booked(make_setup: Make, make_hosts: 
     prepare_run(setup, one_each(setup, make_hosts), DRIVER)
     charges = [Ledger(RunFolder(setup.folder).sites / site / "privacy.jsonl").charges() for site in setup.training_sites]
     assert seen == [7.0] * 3 and [charge.noise_multiplier for (charge,) in charges] == seen
+
+
+NOISY = NOISE | {"statistics": "noisy", "statistics_noise": 7.0}
+
+
+def test_noisy_statistics_are_another_federations_for_its_own_charge(make_boxed: Any, make_hosts: MakeHosts) -> None:
+    """The attack: a federation without budget names a run of one that has paid, and gets what that one paid for."""
+    setup, boxes = make_boxed({"unit": "image"}, privacy=NOISY, model={"normalisation": "group"})
+    box, other = boxes["site-1"], "other@primia.example"
+    box.grant(other, max_epsilon=1e-3, unit="image", first_contact=True)
+    hosts = one_each(setup, make_hosts)
+    charter = prepare_run(setup, hosts, DRIVER).session.charter
+    (member,) = [member for host in hosts.hosts if (member := host._gate.member("site-1"))]
+    first = member.noisy_pixels(charter)
+    assert member.noisy_pixels(charter) == first and len(Ledger(box.ledger).charges(FEDERATION)) == 1, "of one run they are the same"
+    federation = charter.settings.federation.model_copy(update={"identity": other})
+    named = replace(charter, id="other", settings=charter.settings.model_copy(update={"federation": federation}))
+    assert named.run == charter.run
+    with pytest.raises(BudgetSpent):
+        member.noisy_pixels(named)
+    assert not Ledger(box.ledger).charges(other)
+
+
+@pytest.mark.parametrize("change", [{"statistics_noise": 6.0}, {"statistics_noise": 8.0}, {"unit": "patient"}])
+def test_noisy_statistics_are_told_again_as_they_were_charged_only(
+    make_boxed: Any, make_hosts: MakeHosts, change: dict[str, object]
+) -> None:
+    setup, boxes = make_boxed({"unit": "image"}, privacy=NOISY, model={"normalisation": "group"}, training={"batch_size": 2})
+    hosts = one_each(setup, make_hosts)
+    charter = prepare_run(setup, hosts, DRIVER).session.charter
+    (member,) = [member for host in hosts.hosts if (member := host._gate.member("site-1"))]
+    privacy = charter.settings.privacy.model_copy(update=change)
+    other = replace(charter, id="other", settings=charter.settings.model_copy(update={"privacy": privacy}))
+    with pytest.raises(PrivacyError, match="this run was charged with another unit, noise multiplier or sampling rate"):
+        member.noisy_pixels(other)
+    boxes["site-1"].ledger.write_text("")
+    member.noisy_pixels(charter)
+    assert len(Ledger(boxes["site-1"].ledger).charges(FEDERATION)) == 1, "without a charge they are drawn and charged anew"
+
+
+@pytest.mark.parametrize("identity", [FEDERATION, "other@primia.example"])
+def test_nothing_raw_goes_on_in_a_run_with_privacy(make_boxed: Any, make_hosts: MakeHosts, identity: str) -> None:
+    """The attack: a round without privacy leaves raw momentum at the site, and one with a tiny clip, under the same name, releases it."""
+    sections = {"federation": {"rounds": 2, "keep_optimizer_state": True}, "secure_aggregation": {"enabled": False, "seal": False}}
+    setup, boxes = make_boxed({"require": "any"}, **sections, model={"normalisation": "group"})
+    boxes["site-1"].grant("other@primia.example", require="any")
+    hosts = one_each(setup, make_hosts)
+    prepared = prepare_run(setup, hosts, DRIVER)
+    session, start, host = prepared.session, prepared.initial, hosts.hosts[0]
+    first = host.train(session, RoundTask(1, 2, ("site-1",), None), start)
+    raw = np.abs(first.total.update.parameters).max() / first.total.update.weight
+    assert raw > 1e-3
+    private = PrivacySettings.model_validate(NOISE | {"clip": 1e-6})
+    federation = session.charter.settings.federation.model_copy(update={"identity": identity})
+    settings = session.charter.settings.model_copy(update={"privacy": private, "federation": federation})
+    charter = replace(session.charter, id="other", settings=settings)
+    second = host.train(replace(session, charter=charter), RoundTask(2, 2, ("site-1",), None), replace(start, round=1))
+    assert not second.failures and np.abs(second.total.update.parameters).max() / second.total.update.weight < 1e-4
 
 
 def meet(boxes: dict[str, SiteBox], pairs: Iterable[tuple[str, str]]) -> None:

@@ -303,6 +303,48 @@ def test_a_learner_is_that_of_the_charter(attacker: Attacker, field: str) -> Non
         assert "than the charter" in result.failures[0].reason
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [{"image_size": 32}, {"class_weights": (1.0, 1.0, 1.0)}, {"device": "meta"}, {"channels": 3}, {"classes": ("a", "b")}],
+    ids=str,
+)
+def test_a_learner_is_for_the_sites_images(attacker: Attacker, changes: dict[str, Any]) -> None:
+    """Else a driver chooses what kernels are compared on before private training, and what they then work on."""
+    session = attacker.prepared.session
+    charter = replace(session.charter, **{key: value for key, value in changes.items() if key in ("channels", "classes")})
+    lying = replace(session, charter=replace(charter, id="other"), learner=replace(session.learner, **changes))
+    for result in (
+        attacker.hosts.hosts[0].train(lying, RoundTask(1, 3, ("site-1",), None, range=16.0), attacker.prepared.initial),
+        attacker.hosts.hosts[0].evaluate(lying, "validation", ["site-1"], attacker.prepared.initial, {}),
+        attacker.hosts.hosts[0].facts(lying.charter, ["site-1"], {}) if charter != session.charter else None,
+    ):
+        assert result is None or "nothing is done" in result.failures[0].reason
+
+
+@pytest.mark.parametrize("weights", [None, (1.0, 1.0), (0.0, 1.0, 1.0), (-1.0, 1.0, 1.0)])
+def test_class_weights_are_above_zero_one_a_class(make_setup: Make, make_hosts: MakeHosts, weights: tuple[float, ...] | None) -> None:
+    setup = make_setup(training={"class_weights": True})
+    hosts = make_hosts(assign_hosts(setup.sites, 3))
+    session = prepare_run(setup, hosts, DRIVER).session
+    model = Attacker(hosts, prepare_run(setup, hosts, DRIVER)).prepared.initial
+    assert not hosts.hosts[0].evaluate(session, "validation", ["site-1"], model, {}).failures
+    lying = replace(session, charter=replace(session.charter, id="other"), learner=replace(session.learner, class_weights=weights))
+    (failure,) = hosts.hosts[0].evaluate(lying, "validation", ["site-1"], model, {}).failures
+    assert "class weights that the charter does not ask for" in failure.reason
+
+
+def test_zero_and_its_negative_are_the_same_work(attacker: Attacker) -> None:
+    """The attack: a setting that changes its sign bit and nothing else names other work, and an equal second sum is opened."""
+    first, _ = attacker.train(attacker.prepared.session)
+    assert first is not None
+    settings = attacker.charter.settings
+    changed = settings.model_copy(update={"augmentation": settings.augmentation.model_copy(update={"shear": -0.0})})
+    again = attacker.named(id="other", run="renamed", settings=changed)
+    again = replace(again, learner=replace(again.learner, augmentation=changed.augmentation))
+    total, reasons = attacker.train(again, without="site-3")
+    assert total is None and "nothing is masked" in reasons[0], "the site works on 0.0, which is on no other terms"
+
+
 def test_facts_of_one_run_are_summed_over_one_set_of_sites(attacker: Attacker) -> None:
     """Under other settings as well: they would tell by subtraction what a site adds."""
     other = attacker.named(id="other", settings=settings_of(attacker, "training", batch_size=2)).charter

@@ -2,12 +2,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from itertools import combinations
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from primia.data.shard import Dataset
+from primia.errors import PrivacyError
+from primia.privacy.clipping import ClippedSum
 from primia.privacy.grid import grid_step
 from primia.privacy.learner import PrivateLearner
 from primia.privacy.mechanism import Mechanism
@@ -171,6 +175,88 @@ def test_a_ruined_model_is_named(make_learner: MakeLearner, make_data: MakeData,
     with pytest.raises(NonFiniteLoss, match=r"^site hospital-a, round 1, batch 2 of 2: the model is no longer finite"):
         trained(learner, make_data(24), make_work(steps=2), Units.images(24), OPEN)
     assert all(parameter.grad is None for parameter in learner.model.parameters())
+
+
+def test_noise_is_another_one_in_each_learner_and_each_work(make_learner: MakeLearner, make_data: MakeData, make_work: MakeWork) -> None:
+    """Twice the same noise would fall out of the difference."""
+    spec, data, mechanism = make_learner(training={"momentum": 0.0}).spec, make_data(24), Mechanism(1.0, 1.0, 1e-12, 24)
+    seen = []
+    for learner in (PrivateLearner(spec, physical_batch=16), PrivateLearner(spec, physical_batch=16)):
+        start = learner.parameters(), learner.buffers()
+        for _ in range(2):
+            learner.load(*start)
+            seen.append(trained(learner, data, make_work(steps=1), Units.images(24), mechanism) - start[0])
+    assert all(np.corrcoef(one, other)[0, 1] < 0.1 for one, other in combinations(seen, 2))
+
+
+@pytest.mark.parametrize("steps", [2, 9])
+def test_every_step_of_a_work_is_noised_alike(steps: int, make_learner: MakeLearner, make_data: MakeData, make_work: MakeWork) -> None:
+    learner = make_learner(training={"learning_rate": 1e-12 * 24, "momentum": 0.0})
+    start = learner.parameters().astype(np.float64)
+    changed = trained(learner, make_data(24), make_work(steps=steps), Units.images(24), Mechanism(3.0, 0.5, 1e-12, 24)) - start
+    assert changed.std() == pytest.approx(1.5 * np.sqrt(steps), rel=0.02)
+
+
+def test_every_batch_is_augmented_by_secret_draws_of_its_own(
+    make_learner: MakeLearner, make_data: MakeData, make_work: MakeWork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seeds: list[int] = []
+    for _ in range(2):
+        learner = PrivateLearner(make_learner().spec, physical_batch=5)
+        augmented = learner._augmented
+
+        def seen(*given: Any, augmented: Callable[..., torch.Tensor] = augmented) -> torch.Tensor:
+            seeds.append(given[-1])
+            return augmented(*given)
+
+        monkeypatch.setattr(learner, "_augmented", seen)
+        trained(learner, make_data(24), make_work(steps=4), Units.images(24), OPEN)
+    assert len(seeds) == len(set(seeds)) == 2 * 4 * 5 and max(seeds) > 2**60
+
+
+@pytest.mark.parametrize("spoilt", [{}, {"class_weights": (1e-300, 1e-300, 1e-300)}], ids=["dead weights", "dead weights and classes"])
+def test_kernels_that_know_places_are_refused_whatever_weights_a_driver_sends(
+    make_learner: MakeLearner, make_data: MakeData, make_work: MakeWork, spoilt: dict[str, object]
+) -> None:
+    """The attack: weights, or weights of classes, with which all gradients vanish while places are compared."""
+    learner, mechanism = make_learner(**spoilt), Mechanism(1.0, 1.0, 0.5, 24)
+    learner.load(np.zeros_like(learner.parameters()), learner.buffers())
+    trained(learner, make_data(24), make_work(steps=1), Units.images(24), mechanism)
+    learner = make_learner(**spoilt)
+    learner.load(np.zeros_like(learner.parameters()), learner.buffers())
+    learner.model.register_forward_pre_hook(lambda _, given: (given[0] * (1 + 1e-5 * torch.arange(len(given[0]))[:, None, None, None]),))
+    with pytest.raises(PrivacyError, match="depends on its place"):
+        trained(learner, make_data(24), make_work(steps=1), Units.images(24), mechanism)
+    assert not learner.parameters().any(), "what was loaded is there again"
+
+
+def test_places_are_compared_anew_for_another_number_of_threads(
+    make_learner: MakeLearner, make_data: MakeData, make_work: MakeWork, threads: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learner, compared, seen = make_learner(), ClippedSum.check_places, list[int]()
+    monkeypatch.setattr(ClippedSum, "check_places", lambda *given: seen.append(torch.get_num_threads()) or compared(*given))
+    for count in (1, 1, 2, 2, 1):
+        threads(count)
+        trained(learner, make_data(24), make_work(steps=1), Units.images(24), OPEN)
+    assert seen == [1, 2]
+
+
+@pytest.mark.parametrize(("name", "size"), [("convnet", 16), ("resnet18", 32)])
+@pytest.mark.parametrize("normalisation", ["weight", "group"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_places_are_compared_on_gradients_of_every_layer(
+    make_learner: MakeLearner, monkeypatch: pytest.MonkeyPatch, name: str, size: int, normalisation: str, precision: str
+) -> None:
+    learner = make_learner(model={"name": name, "normalisation": normalisation}, image_size=size, precision=precision)
+    learner.load(np.zeros_like(learner.parameters()), learner.buffers())
+
+    def seen(clipped: ClippedSum, images: torch.Tensor, labels: torch.Tensor) -> None:
+        vectors = clipped._image_gradients(images, labels, torch.ones(len(images)))
+        parts = torch.split(vectors, [parameter.numel() for parameter in learner.model.parameters()], 1)
+        assert all(bool((part != 0).any(1).all()) for part in parts) and vectors.isfinite().all()
+
+    monkeypatch.setattr(ClippedSum, "check_places", seen)
+    learner._check_places(3)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")

@@ -68,12 +68,14 @@ def test_no_unit_adds_more_than_the_sensitivity(value: int, channels: int) -> No
         assert np.linalg.norm(change) == pytest.approx(bound)
 
 
-def test_noise_is_of_the_stated_size(make_data: MakeData, generator: SecureGenerator) -> None:
-    data, units = make_data(3), Units.images(3)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_noise_is_of_the_stated_size(make_data: MakeData, generator: SecureGenerator, channels: int) -> None:
+    data, units = make_data(3, channels=channels), Units.images(3)
     exact = sums(data, units)
     noise = np.array([noisy_sums(data, units, 10.0, generator) - exact for _ in range(2000)]) / 2.0**FRACTION_BITS
-    np.testing.assert_allclose(noise.std(0), 10.0 * sensitivity(1), rtol=0.07)
-    assert np.abs(noise.mean(0)).max() < 5 * 10.0 * sensitivity(1) / np.sqrt(2000)
+    assert sensitivity(1) == np.sqrt(1.5) and sensitivity(3) == np.sqrt(2.5)
+    np.testing.assert_allclose(noise.std(0), 10.0 * sensitivity(channels), rtol=0.07)
+    assert np.abs(noise.mean(0)).max() < 5 * 10.0 * sensitivity(channels) / np.sqrt(2000)
 
 
 @pytest.mark.parametrize("least", [16, 32])
