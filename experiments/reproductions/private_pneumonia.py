@@ -121,7 +121,8 @@ def main() -> None:
     options = parser.parse_args()
     output = options.output.resolve()
     always = [f"data.path={options.data.resolve()}", *options.sets]
-    train(CONFIGS / "demo.ini", list(SYNTHETIC), output / "synthetic")
+    if not all(variant.endswith("-scratch") for variant in options.variants):
+        train(CONFIGS / "demo.ini", list(SYNTHETIC), output / "synthetic")
     results: dict[str, list[dict[str, Any]]] = {}
     for variant in options.variants:
         own = [*overrides(variant, output / "synthetic"), *always]
