@@ -117,8 +117,8 @@ def terms(box: SiteBox, grant: Grant) -> str:
         cap = f"epsilon up to {grant.max_epsilon:g} over all its runs, at delta {delta:.2g} for each {grant.unit}"
     updates = {"secure": "updates masked only", "sealed": "updates masked or sealed", "any": "updates in clear too"}[grant.require]
     partners = f"masked sums with {', '.join(grant.partners) or 'any sites'}"
-    keys = "keys believed at first contact" if grant.first_contact else "all pinned by the owner"
-    least = f", at least {grant.pinned} of them pinned by the owner" if grant.pinned else ""
+    keys = "keys believed at first contact" if grant.first_contact else "only those whose keys the owner has pinned"
+    least = f", at least {grant.pinned} of them pinned" if grant.pinned else ""
     return f"{updates}, {cap}, {partners} ({keys}{least}), {f'until {grant.until}' if grant.until else 'until revoked'}"
 
 
@@ -132,7 +132,7 @@ def _total(total: Total) -> str:
     worst = "is not bounded" if total.worst is None else f"may reach {total.worst:.4g}"
     return (
         f"all federations together, for each {total.unit}: epsilon spent {spent}, {worst}, at delta {total.delta:.2g} (epsilons and deltas "
-        "added up)"
+        "added up; runs without differential privacy are not in it)"
     )
 
 

@@ -98,15 +98,18 @@ def _show_result(console: Console, run: Run) -> None:
     console.print(f"privacy     {RunSummary.of(summary).privacy.in_short}", soft_wrap=True, highlight=False)
     console.print(f"run folder  {path}", soft_wrap=True, highlight=False)
     console.print(f"report      {path}/report.html", soft_wrap=True, highlight=False)
-    console.print(
-        f"next        primia-ray evaluate {typed} --data DIR     test it on other labelled images", soft_wrap=True, highlight=False
-    )
-    console.print(
-        "            primia-ray train --mode pooled             compare with all data in one place", soft_wrap=True, highlight=False
-    )
-    console.print(
-        f"            primia-ray audit {typed}             attack it, to see what the protection is worth", soft_wrap=True, highlight=False
-    )
+    for line in _next_steps(run.settings, typed):
+        console.print(line, soft_wrap=True, highlight=False)
+
+
+def _next_steps(settings: Settings, folder: str) -> list[str]:
+    """What can be done with a finished run; boxes are not pooled, and a dry run has nothing to attack."""
+    steps = [(f"evaluate {folder} --data DIR", "test it on other labelled images")]
+    if settings.data.source != "boxes" and settings.run.mode == "federated":
+        steps.append(("train --mode pooled", "compare with all data in one place"))
+    if not settings.run.dry_run:
+        steps.append((f"audit {folder}", "attack it, to see what the protection is worth"))
+    return [f"{'' if number else 'next':12}primia-ray {command:40} {why}" for number, (command, why) in enumerate(steps)]
 
 
 def relative(path: Path) -> str:

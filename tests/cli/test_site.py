@@ -102,7 +102,8 @@ def test_a_grant_names_delta_unit_and_partners(box: Path) -> None:
         "grant", box, STUDY, "--max-epsilon", "2.5", "--delta", "1e-7", "--unit", "image", "--with", "b", "--with", "c", "--pinned", 1
     )
     words = (
-        "epsilon up to 2.5 over all its runs, at delta 1e-07 for each image, masked sums with b, c (all pinned by the owner, at least 1 of"
+        "epsilon up to 2.5 over all its runs, at delta 1e-07 for each image, masked sums with b, c (only those whose keys "
+        "the owner has pinned, at least 1 of them pinned)"
     )
     assert words in said
     given = SiteBox.open(box).check_grant(STUDY)
@@ -146,7 +147,7 @@ def test_show_tells_the_owner_everything(box: Path) -> None:
     (granted,) = (line for line in said.splitlines() if line.startswith(f"│ {STUDY}"))
     assert granted.split()[3::2] == ["granted", datetime.now(UTC).date().isoformat(), "2999-12-31", "8", f"{SPENT:.3f}", "secure"]
     assert f"{STUDY}: updates masked only, epsilon up to 8 over all its runs, at delta 1e-05 for each patient, masked sums with" in said
-    assert f"for each patient: epsilon spent {SPENT:.3f}, may reach 8, at delta 1e-05 (epsilons and deltas added up)" in said
+    assert f"for each patient: epsilon spent {SPENT:.3f}, may reach 8, at delta 1e-05 (epsilons and deltas added up; runs without" in said
     assert "pinned keys of others: none" in said and "audit log: 5 lines, verified" in said
     assert f"train: federation {STUDY}, run first, round 2, images 7, epsilon 0.5, outcome delivered\n" in said
     assert f"test: federation {STUDY}, run first, images 7\n" in said
