@@ -316,7 +316,7 @@ class SecureAggregationSettings(Section):
         0.6, description="Fraction of a site's group (its neighbours and itself) that must stay to the end; more than half."
     )
     neighbours: Count = Field(
-        0, description="Sites that each site shares secrets with; 0: all of up to 32 sites, and from there on a growing number."
+        0, description="Sites that each site shares secrets with, of more than 32: at least 20; 0: a growing number. Up to 32 sites: all."
     )
     range: Positive = Field(
         16.0, description="Largest change of a parameter in the first round; later ranges follow from the round before."

@@ -12,13 +12,13 @@ from primia.federation.run_setup import RunSetup
 from primia.federation.setup import Prepared
 from primia.privacy.site import Statement
 from primia.privacy.statement import paragraph
-from primia.secagg.graph import degree, needed
+from primia.secagg.graph import accomplices, degree
 
 _SECURE = (
     "Updates were aggregated securely (Bonawitz et al., 2017{graph}): each site masked its update{more}, so that a driver that follows the "
     "protocol learned their sums over the sites of a round only, never over fewer than {fewest}. {colluding}"
 )
-_GRAPH = "; Bell et al., 2020, on a random graph, against sites that were not chosen for their place in it"
+_GRAPH = "; Bell et al., 2020, on a random graph"
 _COLLUDING = "This holds as long as fewer than {bound} of a round's sites tell the driver what they know."
 _ALONE = "With two sites, each can compute the other's update from the sum, so this holds as long as neither tells the driver."
 _SEALED = "Each site's update was sealed for the driver, which saw it in clear; nobody else did."
@@ -42,26 +42,32 @@ def privacy_summary(setup: RunSetup, prepared: Prepared, state: RunState) -> dic
         "sealed": charter.is_sealed,
         "chooses_model": settings.privacy.chooses_model,
         "sites": sites,
-        "statement": _statement(settings, sites, state.progress.fewest, is_secure=charter.is_secure, is_sealed=charter.is_sealed),
+        "statement": _statement(
+            settings, sites, state.progress.fewest, len(charter.training), is_secure=charter.is_secure, is_sealed=charter.is_sealed
+        ),
     }
 
 
-def _statement(settings: Settings, sites: Mapping[str, Mapping[str, object]], fewest: int, *, is_secure: bool, is_sealed: bool) -> str:
+def _statement(
+    settings: Settings, sites: Mapping[str, Mapping[str, object]], fewest: int, most: int, *, is_secure: bool, is_sealed: bool
+) -> str:
+    """``fewest``: sites of the smallest sum; ``most``: that can have been in one."""
     if settings.run.mode != "federated":
         seen = _TOGETHER
     else:
-        seen = _secure(settings, fewest) if is_secure else _SEALED if is_sealed else _OPEN
+        seen = _secure(settings, fewest, most) if is_secure else _SEALED if is_sealed else _OPEN
     if not sites:
         return f"{seen} {_NO_DP}"
     statements = [Statement(**fields) for fields in sites.values()]  # type: ignore[arg-type]
     return f"{paragraph(statements, secure_aggregation=is_secure, pretrained=settings.model.pretrained)} {seen}"
 
 
-def _secure(settings: Settings, fewest: int) -> str:
-    """Of the smallest sum's s sites, all but one know that one's part by subtraction; the t that a group needs can open its masks."""
+def _secure(settings: Settings, fewest: int, most: int) -> str:
+    """Of the smallest sum's s sites, s - 1 know the last one's part by subtraction; an aggregation can have begun with more sites."""
     aggregation = settings.secure_aggregation
-    group = degree(fewest, aggregation.neighbours) + 1
-    bound = min(needed(aggregation.threshold, group), fewest - 1)
+    begun = range(fewest, max(fewest, most) + 1)
+    bound = min(fewest - 1, *(accomplices(aggregation.threshold, sites, aggregation.neighbours) for sites in begun))
     more = "" if settings.privacy.is_on else ", its number of images and its loss"
     colluding = _COLLUDING.format(bound=bound) if bound > 1 else _ALONE
-    return _SECURE.format(graph=_GRAPH if group < fewest else "", more=more, fewest=fewest, colluding=colluding)
+    graph = _GRAPH if degree(begun[-1], aggregation.neighbours) < begun[-1] - 1 else ""
+    return _SECURE.format(graph=graph, more=more, fewest=fewest, colluding=colluding)

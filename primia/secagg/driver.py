@@ -74,7 +74,7 @@ class DriverRole:
     def check_survivors(self) -> None:
         """Raise :class:`ProtocolError` where too few delivered for the sum to be opened."""
         for name, group in self._groups.items():
-            there, least = sum(member in self._delivered for member in group), needed(self.task.threshold, len(group))
+            there, least = sum(member in self._delivered for member in group), needed(self.task.threshold, len(group), len(self._groups))
             if name in self._delivered and there < least:
                 raise ProtocolError(
                     f"{there} of {len(group)} sites in the group of {name!r} delivered, {least} are needed (secure_aggregation.threshold)"
@@ -94,7 +94,7 @@ class DriverRole:
         return self._sum
 
     def _check(self, advertisements: Mapping[str, Advertisement]) -> None:
-        least = needed(self.task.threshold, len(self.task.sites))
+        least = needed(self.task.threshold, len(self.task.sites), len(self.task.sites))
         if len(advertisements) < least:
             raise ProtocolError(
                 f"{len(advertisements)} of {len(self.task.sites)} sites take part, {least} are needed (secure_aggregation.threshold)"
@@ -129,7 +129,7 @@ class DriverRole:
 
     def _recovered(self, name: str, shares: Mapping[int, bytes], image: Callable[[bytes], bytes], known: bytes) -> bytes:
         """The secret whose ``image`` the site has advertised; a false share among them is got round where there are enough others."""
-        least = needed(self.task.threshold, len(self._groups[name]))
+        least = needed(self.task.threshold, len(self._groups[name]), len(self._groups))
         if len(shares) < least:
             raise ProtocolError(f"{len(shares)} sites in the group of {name!r} stayed to the end, {least} are needed to open the sum")
         for places in islice(combinations(shares, least), _TRIES):

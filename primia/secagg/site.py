@@ -37,9 +37,9 @@ class SiteRole:
 
     What a driver that follows the protocol learns of this site's vector is its share of the sum over the sites that delivered, as long as
     fewer than t sites of a group tell it what they know, t being those that a group needs. A driver that deviates is met by signatures,
-    commitments, bound envelopes and the consistency check: on a complete graph of g sites it needs 2 t - g accomplices. On a graph of few
-    neighbours many accomplices, or dropouts, may cut the honest sites into parts, whose sums are then learnt. Every method raises
-    :class:`ProtocolError` where the driver or another site deviates; the site then takes no further part.
+    commitments, bound envelopes and the consistency check: on a complete graph of g sites it needs 2 t - g accomplices. On a graph of k
+    neighbours sites that are lost cannot cut the others into parts, but 2 (t - 1 - k / 2) accomplices beside them can. Every method
+    raises :class:`ProtocolError` where the driver or another site deviates; the site then takes no further part.
     """
 
     def __init__(self, identity: Identity, task: Task) -> None:
@@ -78,7 +78,7 @@ class SiteRole:
         self._roster = roster
         self._aggregation = aggregation_digest(self.task, roster.mask_keys)
         self._group = groups(tuple(roster.mask_keys), self.task.neighbours, self._aggregation)[self._name]
-        self._needed = needed(self.task.threshold, len(self._group))
+        self._needed = needed(self.task.threshold, len(self._group), len(roster.mask_keys))
         self._check_neighbours(pin)
         places = range(1, len(self._group) + 1)
         pairs = zip(split(self._own_seed, self._needed, places), split(self._mask_seed, self._needed, places), strict=True)
@@ -152,7 +152,7 @@ class SiteRole:
         names = set(roster.mask_keys)
         if not names <= set(self.task.sites) or roster.mask_keys.get(self._name) != self._private.public_key().public_bytes_raw():
             raise ProtocolError(f"the roster is not that of this aggregation at site {self._name!r}: forged or replayed")
-        least = needed(self.task.threshold, len(self.task.sites))
+        least = needed(self.task.threshold, len(self.task.sites), len(self.task.sites))
         if len(names) < least:
             raise ProtocolError(
                 f"{len(names)} of {len(self.task.sites)} sites take part, {least} are needed (secure_aggregation.threshold)"

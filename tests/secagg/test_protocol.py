@@ -61,9 +61,9 @@ def check(task: Task, identities: Identities, dropouts: Dropouts) -> tuple[str, 
 def enough(task: Task, dropouts: Dropouts) -> bool:
     """Whether the protocol promises a sum, for a complete graph: a majority of those who share stays to the end."""
     advertised = set(task.sites) - dropouts.advertise
-    least = needed(task.threshold, len(advertised))
+    least = needed(task.threshold, len(advertised), len(advertised))
     stayed = advertised - dropouts.share - dropouts.mask - dropouts.confirm - dropouts.unmask
-    return len(advertised) >= needed(task.threshold, len(task.sites)) and len(stayed) >= least
+    return len(advertised) >= needed(task.threshold, len(task.sites), len(task.sites)) and len(stayed) >= least
 
 
 @pytest.mark.parametrize("first", [None, *STEPS])
@@ -87,7 +87,7 @@ def test_any_number_of_sites_up_to_the_threshold_may_drop_out(identities: Identi
     layout = Layout(data.draw(st.integers(0, 40)), data.draw(st.integers(1, 5)))
     threshold = data.draw(st.sampled_from([0.51, 0.6, 0.8]))
     task = Task("f@example.org", "run", 1, "train", tuple(identities)[:sites], threshold, 0, layout)
-    steps = data.draw(st.lists(st.sampled_from(STEPS), max_size=sites - needed(threshold, sites)))
+    steps = data.draw(st.lists(st.sampled_from(STEPS), max_size=sites - needed(threshold, sites, sites)))
     lost = dict(zip(data.draw(st.permutations(task.sites)), steps, strict=False))
     dropouts = Dropouts(**{step: frozenset(name for name, at in lost.items() if at == step) for step in STEPS})
     if enough(task, dropouts):
@@ -95,7 +95,7 @@ def test_any_number_of_sites_up_to_the_threshold_may_drop_out(identities: Identi
 
 
 def test_many_sites_on_a_graph_of_few_neighbours(identities: Identities, make_task: MakeTask) -> None:
-    task = make_task(40, neighbours=10)
+    task = make_task(40, neighbours=20)
     names = task.sites
     lost = Dropouts(
         advertise=frozenset(names[:1]), share=frozenset(names[10:11]), mask=frozenset(names[20:22]), confirm=frozenset(names[30:31])
