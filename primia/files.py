@@ -159,6 +159,14 @@ def atomic_vectors(path: Path, vectors: Mapping[str, NDArray[Any]]) -> None:
     atomic_bytes(path, save({name: np.asarray(value, order="C") for name, value in vectors.items()}))
 
 
+def write_at(descriptor: int, data: bytes, offset: int) -> None:
+    """Write all of ``data`` at ``offset`` and have it on the disk; OSError where there is no room, of which ``pwrite`` may tell late."""
+    while data:
+        written = os.pwrite(descriptor, data, offset)
+        data, offset = data[written:], offset + written
+    os.fsync(descriptor)
+
+
 def _created(path: Path, flags: int) -> int:
     descriptor = os.open(path, flags, FILE_MODE)
     with suppress(PermissionError):  # somebody else's file that this user may write to

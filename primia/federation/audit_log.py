@@ -22,6 +22,7 @@ from pydantic import Field, TypeAdapter
 
 from primia.errors import ConsentError
 from primia.federation.box_files import read_json, write_json
+from primia.files import write_at
 from primia.untrusted.documents import parse_object, validated
 from primia.untrusted.files import Unusable
 
@@ -110,8 +111,7 @@ class AuditLog:
             head = self._end(descriptor)
             entry = self._entry(head, event)
             os.ftruncate(descriptor, head.bytes)  # a line torn by a crash was never acknowledged
-            os.pwrite(descriptor, entry.line(), head.bytes)
-            os.fsync(descriptor)
+            self._write(descriptor, entry, head)
             write_json(self._head_path, asdict(head.after(entry)))
         return entry
 
@@ -137,6 +137,15 @@ class AuditLog:
         """Where the log ends, to be kept elsewhere: it proves later that the log up to here is unchanged."""
         with self._locked(fcntl.LOCK_SH):
             return self._head()
+
+    def _write(self, descriptor: int, entry: AuditEntry, head: Head) -> None:
+        try:
+            write_at(descriptor, entry.line(), head.bytes)
+        except OSError as error:
+            raise self._unwritable(error) from None
+
+    def _unwritable(self, error: OSError) -> ConsentError:
+        return ConsentError(f"{self._path}: cannot be written ({error.strerror}); without an audit log nothing is done here")
 
     def _entry(self, head: Head, event: Mapping[str, Any]) -> AuditEntry:
         """The next entry, read back before it is written: a line that cannot be read would close the log for good."""
@@ -184,7 +193,7 @@ class AuditLog:
         try:
             descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            raise ConsentError(f"{self._path}: cannot be written ({error.strerror}); without an audit log nothing is done here") from None
+            raise self._unwritable(error) from None
         try:
             if os.fstat(descriptor).st_size > _LARGEST:
                 raise ConsentError(f"{self._path}: larger than {_LARGEST} bytes; {MEND}")

@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from primia.errors import ConsentError, ProtocolError
-from primia.files import private_folder, sync
+from primia.files import private_folder, sync, write_at
 
 _LONGEST = 1_000
 _MOST_SITES = 100_000
@@ -112,8 +112,7 @@ class Journal:
                 if end + len(line) > _LARGEST:
                     raise ConsentError(f"{self._path}: full; no other sum is opened here until the box is made again")
                 os.ftruncate(descriptor, end)
-                os.pwrite(descriptor, line, end)
-                os.fsync(descriptor)
+                write_at(descriptor, line, end)
 
     def _read(self, content: bytes) -> tuple[Agreements, int]:
         """What was agreed on, and where the next line belongs: a line torn by a crash was never acknowledged."""
@@ -160,7 +159,9 @@ class Journal:
 
 def _line(agreed: Sum) -> bytes:
     entry = asdict(replace(agreed, sites=tuple(sorted(agreed.sites))))
-    return json.dumps({key: value for key, value in entry.items() if value or key != "work"}).encode()
+    text = json.dumps({key: value for key, value in entry.items() if value or key != "work"})
+    # Names may hold braces, and by its last one a whole line is told from one that a crash has cut.
+    return (text[:-1].replace("}", "\\u007d") + "}").encode()
 
 
 def _refusal(asked: Sum, differ: Iterable[str]) -> str:

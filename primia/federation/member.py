@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -36,6 +37,9 @@ if TYPE_CHECKING:  # Syft, Opacus and a compiler take most of a second to load, 
 
 
 TOO_MANY = "more calls that need no grant (refused ones, dry runs) than are listed; the next line of one tells how many are not"
+
+_DRY_RUNS = 8
+"""Dry runs of which something is kept."""
 
 _LONGEST = 500
 """Bytes of the longest text in a line of the audit log."""
@@ -354,9 +358,11 @@ class Member:
             folder = charter.state_folder / self.name
             refuse_box(folder)
             return private_folder(folder)
-        kind = "dry-runs" if charter.settings.run.dry_run else "runs"
         name = json.dumps([charter.settings.federation.identity, charter.run])
-        return private_folder(self.source.box / kind / hashlib.sha256(name.encode()).hexdigest()[:16])
+        place = hashlib.sha256(name.encode()).hexdigest()[:16]
+        if charter.settings.run.dry_run:
+            return _one_of_few(self.source.box / "dry-runs", place)
+        return private_folder(self.source.box / "runs" / place)
 
     def learner_folder(self, charter: Charter) -> Path:
         """Where the state is that a learner goes on from: what was made without protection, or for another unit, is in another folder.
@@ -372,6 +378,15 @@ class Member:
             kept.pop(charter, None)
         self._roles = {key: role for key, role in self._roles.items() if key[0] != charter}
         self._works = {key: work for key, work in self._works.items() if key[0] != charter}
+
+
+def _one_of_few(folder: Path, name: str) -> Path:
+    """A folder of this name, for which the oldest of too many others go: a dry run needs no grant, so anybody can begin any number."""
+    if not (folder / name).is_dir():
+        others = sorted(private_folder(folder).iterdir(), key=lambda path: path.stat().st_mtime)
+        for old in others[: max(0, len(others) - _DRY_RUNS + 1)]:
+            shutil.rmtree(old)
+    return private_folder(folder / name)
 
 
 def _said(value: object, levels: int = 3) -> object:

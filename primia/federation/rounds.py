@@ -31,8 +31,8 @@ from primia.privacy.errors import BudgetSpent
 from primia.training.schedule import learning_rate
 
 _FAILED_IN_SUM = (
-    f"{Kind.NON_FINITE.value}, or, where a batch had one image and BatchNorm needs more, raise training.batch_size or set "
-    "model.normalisation = group"
+    f"{Kind.NON_FINITE.value}; or a batch had one image and BatchNorm needs more: raise training.batch_size or set model.normalisation = "
+    "group; or another error, which is in the site's own log"
 )
 """Sites that fail in a masked sum do not say why: the kind would go with the number of their images."""
 

@@ -11,8 +11,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from functools import cache
-from typing import TYPE_CHECKING, Any
+from functools import cache, partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -56,9 +56,10 @@ from primia.training.evaluation import Evaluation
 from primia.training.learner import Learner, LearnerSpec, LocalResult, LocalWork
 
 if TYPE_CHECKING:
-    from primia.data.shard import Dataset
     from primia.privacy.sampling import Units
     from primia.privacy.site import SitePrivacy
+
+T = TypeVar("T")
 
 _CACHED_LEARNERS = 4
 """Federations at work at the same time whose networks are kept."""
@@ -130,9 +131,8 @@ class SiteHost(Gated):
                     f"site {member.name!r} alone has {split} images, so a sum would be its own; set "
                     "secure_aggregation.site_metrics = yes if it may be told"
                 )
-            learner = self._learner(session)
-            self._state(session, member).load_model(learner, model)
-            evaluation = _evaluated(charter, member, learner, split, normalisation)
+            evaluate = partial(self._evaluated, session, member, split, normalisation, model)
+            evaluation = _counted(charter, member, f"evaluation of {split}", evaluate)
             told = None if charter.keeps_evaluations or evaluation is None else evaluation.metrics(charter.classes)
             if is_masked or not charter.is_secure:
                 outbox.put(member, evaluation, evaluation_work(session, split, normalisation, digest()) if is_masked else "")
@@ -195,16 +195,11 @@ class SiteHost(Gated):
             # Before noise is drawn: whatever comes of the work, also that the noised model is not finite, tells of what is charged.
             privacy.charge(task.round, steps)
             _protect(learner, member.units(charter, privacy), privacy)
-        state = self._state(session, member)
-        state.load_model(learner, start)
-        state.load_optimizer(learner, task.round - 1)
         work = LocalWork(member.name, task.round, task.rounds, (task.round - 1) * steps, steps, _normalisation(session, member))
-        result = _trained(charter, member, learner, data, work)
-        if result:
-            state.save(learner, task.round, keep=task.keep)
-            contribution = self._contribution(session, learner, result, float(member.unit_count(charter)), start)
-        else:
-            contribution = Contribution.of_failure(start)
+        errors = (TrainingError, LoneImage) if charter.is_secure else ()
+        train = partial(self._trained, session, task, member, work, start, digest)
+        done = _counted(charter, member, f"train of round {work.round}", train, *errors)
+        result, contribution, name = done or (None, Contribution.of_failure(start), "")
         # Before anything leaves: no use of the data goes unrecorded, and no privacy is spent without an account.
         event = {"purpose": "train", "round": task.round, "images": len(data), "steps": steps, "outcome": "delivers"}
         statement: Mapping[str, object] | None = None
@@ -213,9 +208,27 @@ class SiteHost(Gated):
             if statement["epsilon_all_runs"] is not None:
                 event |= {"epsilon": statement["epsilon_all_runs"], "delta": statement["delta"]}
         member.note(charter, event)
-        name = training_work(session, work, min(charter.settings.training.batch_size, len(data)), digest()) if charter.is_secure else ""
         size = outbox.put(member, contribution, name)
         return _report(charter, member, result, size, statement)
+
+    def _trained(
+        self, session: Session, task: RoundTask, member: Member, work: LocalWork, start: GlobalModel, digest: Callable[[], str]
+    ) -> tuple[LocalResult, Contribution, str]:
+        """Work on the site's images: how it went, what comes of it, and the name of the work."""
+        charter, learner, state = session.charter, self._learner(session), self._state(session, member)
+        data = member.images(charter).dataset("train")
+        state.load_model(learner, start)
+        state.load_optimizer(learner, work.round - 1)
+        result = learner.train(data, work)
+        state.save(learner, work.round, keep=() if charter.settings.run.dry_run else task.keep)
+        contribution = self._contribution(session, learner, result, float(member.unit_count(charter)), start)
+        name = training_work(session, work, min(charter.settings.training.batch_size, len(data)), digest()) if charter.is_secure else ""
+        return result, contribution, name
+
+    def _evaluated(self, session: Session, member: Member, split: str, normalisation: Normalisation, model: GlobalModel) -> Evaluation:
+        learner = self._learner(session)
+        self._state(session, member).load_model(learner, model)
+        return learner.evaluate(member.images(session.charter).dataset(split), normalisation)
 
     def _contribution(self, session: Session, learner: Learner, result: LocalResult, weight: float, start: GlobalModel) -> Contribution:
         parameters = learner.parameters()
@@ -296,28 +309,18 @@ def _normalisation(session: Session, member: Member) -> Normalisation:
     return member.images(session.charter).pixels.normalisation() if own else session.normalisation
 
 
-def _trained(charter: Charter, member: Member, learner: Learner, data: Dataset, work: LocalWork) -> LocalResult | None:
-    """The site's work; None where it cannot be done and that goes into the sum: said of the site it would tell of its images.
+def _counted(charter: Charter, member: Member, asked: str, work: Callable[[], T], *errors: type[Exception]) -> T | None:
+    """What comes of work on the images; None where it fails and that goes into the sum: said of the site it would tell of its images.
 
-    By a learning rate that takes so many steps to fail, or by whether a batch of the site has one image, they could be counted.
+    By a rate that takes so many steps to fail, a batch of one image, a model scaled until outputs overflow, their number and losses could
+    be found. Where sites may tell their own metrics only ``errors`` go into the sum; others leave the site out, and the others go on.
     """
     try:
-        return learner.train(data, work)
-    except (TrainingError, LoneImage) as error:
-        if not charter.is_secure:
+        return work()
+    except Exception as error:
+        if not (charter.keeps_evaluations or isinstance(error, errors)):
             raise
-        _failure(charter, member, f"train of round {work.round}", error)
-        return None
-
-
-def _evaluated(charter: Charter, member: Member, learner: Learner, split: str, normalisation: Normalisation) -> Evaluation | None:
-    """The site's evaluation; None where outputs are not finite and that goes into the sum: a model scaled for it would find losses."""
-    try:
-        return learner.evaluate(member.images(charter).dataset(split), normalisation)
-    except TrainingError as error:
-        if not charter.keeps_evaluations:
-            raise
-        _failure(charter, member, f"evaluation of {split}", error)
+        _failure(charter, member, asked, error)
         return None
 
 

@@ -18,7 +18,6 @@ from primia.config.settings import MOST, Settings
 from primia.data.federation import FederatedData, SiteShards
 from primia.data.shard import Row, ShardHeader, write_shard
 from primia.errors import DataError, FederationError, TrainingError
-from primia.federation import site
 from primia.federation.border import FIELDS, METRICS, REPLIES, Way, border_markdown
 from primia.federation.boxes import create_boxes, federated_data
 from primia.federation.driver import run_federation
@@ -332,7 +331,7 @@ def test_facts_of_the_longest_rounds_can_be_added(
     assert prepared.train_images == 178
 
 
-@pytest.mark.parametrize("error", [NonFiniteLoss, LoneImage])
+@pytest.mark.parametrize("error", [NonFiniteLoss, LoneImage, OverflowError, MemoryError, OSError, DataError])
 @pytest.mark.parametrize("privacy", [{}, PRIVATE], ids=["plain", "private"])
 def test_which_sites_loss_is_not_finite_is_in_the_sum_only(
     make_setup: Make,
@@ -340,29 +339,22 @@ def test_which_sites_loss_is_not_finite_is_in_the_sum_only(
     words: Words,
     monkeypatch: pytest.MonkeyPatch,
     privacy: dict[str, Any],
-    error: type[NonFiniteLoss | LoneImage],
+    error: type[Exception],
 ) -> None:
     """By a learning rate that takes so many steps to fail, a driver would learn which sites make as many.
 
     And by batches of two which sites have an odd number of images, where BatchNorm refuses a batch of one.
     """
-    train, views = site._trained, []
+    trained, views = SiteHost._trained, []
 
-    def failing(charter: object, member: Any, learner: Any, data: object, work: Any) -> object:
-        def ruined(*_: object) -> None:
-            raise error(f"site {member.name}, batch 15 of 16: cannot be done")
-
+    def failing(host: SiteHost, session: Any, task: Any, member: Any, *rest: Any) -> Any:
         if member.name == failed:
-            monkeypatch.setattr(type(learner), "train", ruined)
-        try:
-            return train(charter, member, learner, data, work)  # type: ignore[arg-type]
-        finally:
-            monkeypatch.undo()
-            monkeypatch.setattr(site, "_trained", failing)
+            raise error(f"site {member.name}, batch 15 of 16: cannot be done")
+        return trained(host, session, task, member, *rest)
 
     for name, failed in (("one", "site-1"), ("two", "site-3")):
         setup = make_setup(name, **{**KEPT, **privacy, "federation": {"rounds": 1}})
-        monkeypatch.setattr(site, "_trained", failing)
+        monkeypatch.setattr(SiteHost, "_trained", failing)
         tap = Tap(make_hosts(assign_hosts(setup.sites, 3)))
         with pytest.raises(TrainingError, match=r"round 1, 1 of 3 sites: the loss is no longer finite") as raised:
             for _ in run_federation(setup, tap):
