@@ -296,7 +296,12 @@ def test_which_settings_need_actors_of_their_own(key: str, text: str, own: bool)
         ("federation.rounds", "training.batch_size * data.sites", "the number comes first; write NUMBER * training.batch_size"),
         ("augmentation.rotation", "quniform(0, 90, 1e-300)", "it has 9e+301 steps of 1e-300, and 1e+07 at most are possible"),
         ("training.weight_decay", "quniform(0, 1e300, 1e-300)", "it has inf steps of 1e-300, and 1e+07 at most are possible"),
-        ("federation.rounds", "randint(1, 100000000000000000000)", "it has 1e+20 steps of 1, and 9e+15 at most are possible"),
+        (
+            "federation.rounds",
+            "randint(1, 100000000000000000000)",
+            "100000000000000000000 is not allowed: a whole number >= 1 and <= 1,000,000",
+        ),
+        ("run.seed", "randint(0, 9223372036854775807)", "it has 9.22e+18 steps of 1, and 9e+15 at most are possible"),
         ("training.batch_size", "choice(8, 16) only if", "an empty text is no condition"),
         ("training.batch_size", "choice(8, 16) only if x = 1", "x is no setting; write section.key"),
         (
