@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from primia.api.training import Run
-from primia.federation.run_data import run_data
+from primia.federation.run_data import data_of
+from primia.federation.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from primia.privacy.attacks.subject import Subject
@@ -49,7 +50,7 @@ def audit(
 
     folder = run.path if isinstance(run, Run) else Path(run)
     options = AuditOptions.of(thorough=thorough, images=images, shadows=shadows, seed=seed, only=only, canaries=canaries)
-    subject = Subject.open(folder, run_data)
+    subject = Subject.open(folder, lambda settings, check: data_of(RunFolder(folder), check))
     _admit(subject, options)
     done = run_audit(subject, options, on_progress or (lambda part, at, total: None))
     write_audit(done)

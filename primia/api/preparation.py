@@ -26,6 +26,12 @@ def resolved(settings: Settings) -> Settings:
     return settings.model_copy(update={"run": run, "data": data, "model": model, "search": search})
 
 
+def in_place_of(stored: Settings, given: Settings) -> Settings:
+    """Settings given for a folder that exists, with its name and place, and the cache that it was made with."""
+    run = given.run.model_copy(update={"name": stored.run.name, "output": stored.run.output})
+    return given.model_copy(update={"run": run, "data": given.data.model_copy(update={"cache": stored.data.cache})})
+
+
 def run_name(settings: Settings) -> str:
     """A run's name where it is not given one."""
     data = settings.data

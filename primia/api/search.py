@@ -8,13 +8,13 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from primia.api.preparation import check_output, resolved, store_bytes
+from primia.api.preparation import check_output, in_place_of, resolved, store_bytes
 from primia.cluster.session import ClusterResources, ray_session
 from primia.config.reader import differences, dump_config
 from primia.config.settings import Settings
 from primia.data.federation import FederatedData
 from primia.errors import PrimiaError, RunError
-from primia.federation.run_data import PackProgress, run_data
+from primia.federation.run_data import PackProgress, data_of, new_data
 from primia.files import atomic_text
 from primia.search.demo import with_demo_space
 from primia.search.folder import SweepFolder
@@ -86,12 +86,13 @@ def tune(
     settings = _resumed_settings(settings, Path(resume)) if resume else resolved(with_demo_space(settings or Settings()))
     space = Space.of(settings)
     known, notices = ([], []) if resume else known_from_start(space)
-    check_output(settings.run.output)
-    data = None if space.needs_own_actors else run_data(settings, on_pack)
     if resume:
-        folder = _opened(Path(resume).resolve(), settings, data)
+        folder = SweepFolder.open(Path(resume).resolve())
+        data = _data_of(folder, settings, space, on_pack)
         known = read_known(folder.known, space)
     else:
+        check_output(settings.run.output)
+        data = None if space.needs_own_actors else new_data(settings, on_pack)
         folder = _created(settings, data, dump_known(known))
     records = folder.records()
     earlier_s: float | None = None  # until the sweep begins, an earlier part's results stay as they are
@@ -126,28 +127,37 @@ def tune(
 
 
 def _resumed_settings(given: Settings | None, path: Path) -> Settings:
+    """What the sweep was started with, and the caller's limits and cache: shards are not packed where a stranger's settings say."""
     stored = SweepFolder.open(path).settings()
-    if given is None:
-        return stored
-    place = {"name": stored.run.name, "output": stored.run.output}
-    given = resolved(with_demo_space(given.model_copy(update={"run": given.run.model_copy(update=place)})))
-    limits = {key: getattr(given.search, key) for key in _MAY_CHANGE}
-    wanted = stored.model_copy(update={"search": stored.search.model_copy(update=limits)})
-    if changed := differences(wanted, given):
-        raise RunError(f"cannot resume {path} with other settings: {'; '.join(changed)}; leave them out, or start a new sweep")
-    return wanted
+    cache = None
+    if given is not None:
+        cache = resolved(given).data.cache
+        given = resolved(with_demo_space(in_place_of(stored, given)))
+        limits = {key: getattr(given.search, key) for key in _MAY_CHANGE}
+        stored = stored.model_copy(update={"search": stored.search.model_copy(update=limits)})
+        if changed := differences(stored, given):
+            raise RunError(f"cannot resume {path} with other settings: {'; '.join(changed)}; leave them out, or start a new sweep")
+    return stored.model_copy(update={"data": stored.data.model_copy(update={"cache": cache})})
 
 
 def _created(settings: Settings, data: FederatedData | None, known: str) -> SweepFolder:
     return SweepFolder.create(settings.run.output / settings.run.name, settings, data.fingerprint if data else "", known)
 
 
-def _opened(path: Path, settings: Settings, data: FederatedData | None) -> SweepFolder:
-    folder = SweepFolder.open(path)
-    if folder.fingerprint() != (data.fingerprint if data else ""):
-        raise RunError(f"cannot resume {path}: the images have changed since it was started; start a new sweep")
+def _data_of(folder: SweepFolder, settings: Settings, space: Space, on_pack: PackProgress | None) -> FederatedData | None:
+    """The images of a sweep that goes on, which somebody else may have begun; None where each trial has its own."""
+
+    def check(fingerprint: str) -> None:
+        if folder.fingerprint() != fingerprint:
+            raise RunError(f"cannot resume {path}: the images have changed since it was started; start a new sweep")
+        check_output(path)
+
+    path = folder.path
     over = sum(record.state is not State.RUNNING for record in folder.records())
     if folder.result().status == "complete" and over >= settings.search.trials:
         more = f"{folder.resume_command} --trials {over + 10}"
         raise RunError(f"{path} is complete: all {over} trials are over; go on with more: {more}")
-    return folder
+    if space.needs_own_actors:
+        check("")
+        return None
+    return data_of(folder, check, cache=settings.data.cache, on_pack=on_pack)

@@ -9,7 +9,7 @@ from pathlib import Path
 from time import perf_counter, time
 from typing import TYPE_CHECKING, Any
 
-from primia.api.preparation import check_output, resolved, store_bytes
+from primia.api.preparation import check_output, in_place_of, resolved, store_bytes
 from primia.api.site_words import SiteWords
 from primia.cluster.session import ClusterResources, ray_session
 from primia.config.reader import differences
@@ -18,7 +18,7 @@ from primia.data.federation import FederatedData
 from primia.errors import PrimiaError, RunError
 from primia.federation.checkpoint import Checkpoints
 from primia.federation.events import Event, RunFinished
-from primia.federation.run_data import PackProgress, run_data
+from primia.federation.run_data import PackProgress, data_of, new_data
 from primia.federation.run_folder import RunFolder
 from primia.federation.run_setup import RunSetup
 from primia.search.folder import SweepFolder
@@ -77,14 +77,16 @@ def train(
     """
     started_at, begun = time(), perf_counter()
     given = settings or Settings()
-    settings = _resumed_settings(settings, Path(resume)) if resume else resolved(given)
+    if resume:
+        path = Path(resume).resolve()
+        settings, data = _resumed(path, settings, on_pack)
+    else:
+        settings, data = _new(given, on_pack)
+        path = settings.run.output / settings.run.name
     replaced = () if resume or settings.model.normalisation == given.model.normalisation else (_GROUP,)
-    check_output(settings.run.output)
-    data = run_data(settings, on_pack)
     data_seconds = perf_counter() - begun
-    path = Path(resume).resolve() if resume else settings.run.output / settings.run.name
     setup = RunSetup.of(settings, data, path, started_at=started_at, data_seconds=data_seconds, notices=replaced)
-    folder = _open(path, data) if resume else RunFolder.create(path, settings, data.fingerprint)
+    folder = RunFolder(path) if resume else RunFolder.create(path, settings, data.fingerprint)
     try:
         with ray_session(address, store_bytes=store_bytes(len(data.sites))) as resources:
             folder.reopen()
@@ -147,25 +149,37 @@ def _event(reference: Any) -> Event:
     return event
 
 
+def _new(given: Settings, on_pack: PackProgress | None) -> tuple[Settings, FederatedData]:
+    settings = resolved(given)
+    check_output(settings.run.output)
+    return settings, new_data(settings, on_pack)
+
+
+def _resumed(path: Path, given: Settings | None, on_pack: PackProgress | None) -> tuple[Settings, FederatedData]:
+    """Settings and images of a run that goes on, which somebody else may have begun: nothing is written unless all fits."""
+    settings = _resumed_settings(given, path)
+    folder = RunFolder(path)
+    if folder.summary.exists() and folder.status() != "pruned":
+        raise RunError(f"{path} is finished; see it with: primia-ray report {path}")
+    sweep = path.parent.parent
+    if settings.privacy.is_on and SweepFolder.is_sweep(sweep):
+        raise RunError(f"cannot resume {path} alone: what it spends is accounted for in its sweep; {SweepFolder(sweep).resume_command}")
+
+    def check(fingerprint: str) -> None:
+        if folder.fingerprint() != fingerprint:
+            raise RunError(f"cannot resume {path}: the images have changed since it was started; start a new run")
+        check_output(path)
+
+    cache = resolved(given).data.cache if given else None
+    return settings, data_of(folder, check, cache=cache, on_pack=on_pack)
+
+
 def _resumed_settings(given: Settings | None, path: Path) -> Settings:
     if SweepFolder.is_sweep(path):
         raise RunError(f"{path} is a sweep, not a run; go on with: {SweepFolder(path).resume_command}")
     stored = RunFolder.open(path).settings()
     if given is not None:
-        place = {"name": stored.run.name, "output": stored.run.output}
-        changed = differences(stored, resolved(given.model_copy(update={"run": given.run.model_copy(update=place)})))
+        changed = differences(stored, resolved(in_place_of(stored, given)))
         if changed:
             raise RunError(f"cannot resume {path} with other settings: {'; '.join(changed)}; leave them out, or start a new run")
     return stored
-
-
-def _open(path: Path, data: FederatedData) -> RunFolder:
-    folder = RunFolder.open(path)
-    if folder.summary.exists() and folder.status() != "pruned":
-        raise RunError(f"{path} is finished; see it with: primia-ray report {path}")
-    sweep = path.parent.parent
-    if folder.settings().privacy.is_on and SweepFolder.is_sweep(sweep):
-        raise RunError(f"cannot resume {path} alone: what it spends is accounted for in its sweep; {SweepFolder(sweep).resume_command}")
-    if folder.fingerprint() != data.fingerprint:
-        raise RunError(f"cannot resume {path}: the images have changed since it was started; start a new run")
-    return folder

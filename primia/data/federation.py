@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -13,11 +13,16 @@ from primia.data.catalogue import CENTRAL, SPLITS, Catalogue, digest
 from primia.data.closed import refuse_box
 from primia.data.demo import site_names
 from primia.data.layout import ONE_SITE, is_packed
-from primia.data.packed import Progress, pack, read_notes, read_shards, shards_fingerprint
+from primia.data.packed import Progress, clear_broken, pack, packed_fingerprint, read_notes, read_shards, shards_fingerprint
 from primia.data.sources import open_source
 from primia.data.split import Assignment, assign, assign_splits
 from primia.errors import DataError
 from primia.files import keep_private
+from primia.untrusted.documents import read_object
+from primia.untrusted.files import printable
+
+Check = Callable[[str], None]
+"""Raises where the images with this fingerprint are not the ones that belong to a run."""
 
 
 @dataclass(frozen=True)
@@ -52,17 +57,66 @@ class FederatedData:
     warnings: tuple[str, ...] = ()
 
 
-def prepare(settings: DataSettings, cache: Path, progress: Progress | None = None) -> FederatedData:
+def shards_beside(folder: Path) -> Path:
+    """Where the shards of the runs in ``folder`` are packed, unless ``data.cache`` says where.
+
+    Raises:
+        DataError: it is a link, as a folder that somebody has sent may hold one.
+    """
+    beside = folder / ".shards"
+    if beside.is_symlink():
+        raise DataError(f"{beside}: a link, where packed shards belong; remove it, or set data.cache to the folder that it leads to")
+    return beside
+
+
+def prepare(
+    settings: DataSettings,
+    cache: Path,
+    progress: Progress | None = None,
+    *,
+    kept: Path | None = None,
+    check: Check | None = None,
+) -> FederatedData:
     """Shards for a run: packed ones in place, anything else split by patient and packed once into ``cache``.
 
     Validation and test splits that the source lacks are cut from each site's images. Raises
     :class:`DataError` with one line on anything that does not fit; then nothing half-written is left.
+
+    Args:
+        settings: where the images are, and how they are split.
+        cache: folder of packed shards, made where it is missing.
+        progress: called as (what, done, total) while images are packed.
+        kept: another such folder, which is looked into first and left as it is.
+        check: refuses images by the fingerprint that their shards have or will have, before anything is written.
     """
     source = open_source(settings)
     placed = place(source, settings)
     if settings.source == "folder" and settings.path and is_packed(settings.path) and placed.places() == source.places():
-        return read_packed(settings.path)
+        data = read_packed(settings.path)
+        if check:
+            check(data.fingerprint)
+        return data
+    if check:
+        check(packed_fingerprint(placed))
+    if kept:
+        with suppress(DataError):
+            return read_packed(_packed_folder(placed, kept, settings.on_bad_image))
     return _packed_once(placed, cache, settings.on_bad_image, progress)
+
+
+def check_trained_on(run: Path, fingerprint: str) -> None:
+    """Refuse images by their fingerprint where the run in a folder was trained on others.
+
+    Raises:
+        DataError: it was, or its ``data.json`` does not say.
+    """
+    try:
+        trained_on = read_object(run / "data.json").get("fingerprint")
+    except (OSError, ValueError) as error:
+        why = (isinstance(error, OSError) and error.strerror) or printable(error)
+        raise DataError(f"{run / 'data.json'} cannot be read ({why}); was the run folder copied whole?") from None
+    if fingerprint != trained_on:
+        raise DataError(f"{run}: the images are not those that it was trained on; put them back, or take a run on the new ones")
 
 
 def prepare_evaluation(
@@ -182,7 +236,7 @@ def _leaks(placed: Catalogue) -> tuple[str, ...]:
 def _packed_once(placed: Catalogue, cache: Path, on_bad_image: Literal["error", "skip"], progress: Progress | None) -> FederatedData:
     """The shards of ``placed`` in the cache, packed now if they are not there or broken."""
     refuse_box(cache)
-    folder = cache / digest((placed.content(), on_bad_image))
+    folder = _packed_folder(placed, cache, on_bad_image)
     if folder.is_symlink():
         raise DataError(f"{folder}: a link, where packed shards of this cache belong; remove it")
     try:
@@ -190,10 +244,14 @@ def _packed_once(placed: Catalogue, cache: Path, on_bad_image: Literal["error", 
         keep_private(folder)  # an earlier version may have packed it
         return data
     except DataError:
-        shutil.rmtree(folder, ignore_errors=True)
+        clear_broken(folder)
     try:
         pack(placed, folder, on_bad_image, progress)
     except DataError:
         if not folder.exists():  # else another process has packed the same meanwhile
             raise
     return read_packed(folder)
+
+
+def _packed_folder(placed: Catalogue, cache: Path, on_bad_image: str) -> Path:
+    return cache / digest((placed.content(), on_bad_image))

@@ -58,7 +58,7 @@ def pack(catalogue: Catalogue, output: Path, on_bad_image: Literal["error", "ski
         for (site, split), indices in groups.items():
             own_folder(folder / split)
             header = ShardHeader(site, split, catalogue.classes, catalogue.channels, catalogue.image_size, catalogue.synthetic, fingerprint)
-            write_shard(folder / split / f"{site}.arrow", header, _rows(catalogue, indices, pool, bad, report))
+            write_shard(folder / split / _shard_name(site), header, _rows(catalogue, indices, pool, bad, report))
         if bad and on_bad_image == "error":
             raise _too_bad(bad)
         notes = PackNotes(len(groups), tuple(f"{image.path} ({image.reason})" for image in bad), tuple(dict.fromkeys(catalogue.warnings)))
@@ -129,6 +129,28 @@ def packed_catalogue(root: Path) -> Catalogue:
     )
 
 
+def packed_fingerprint(catalogue: Catalogue) -> str:
+    """What :func:`shards_fingerprint` gives of the shards that :func:`pack` makes of a catalogue."""
+    content = catalogue.content()
+    places = {(split, site) for site, split in catalogue.groups() if split}
+    ordered = sorted(places, key=lambda place: (SPLITS.index(place[0]), _shard_name(place[1])))
+    return digest((split, site, content) for split, site in ordered)
+
+
+def clear_broken(folder: Path) -> None:
+    """Remove what is left of a folder of shards, such as a damaged one; one that was never packed stays.
+
+    Raises:
+        DataError: there is something in it that :func:`pack` does not write.
+    """
+    if not folder.exists():
+        return
+    foreign = [path for path in folder.rglob("*") if not _is_packed_part(path.relative_to(folder), path)]
+    if foreign or not folder.is_dir():
+        raise DataError(f"{foreign[0] if foreign else folder}: is no part of packed shards, which belong here; move it away")
+    shutil.rmtree(folder, ignore_errors=True)
+
+
 def shards_fingerprint(shards: Sequence[Shard]) -> str:
     """One hash for what a set of shards was packed from."""
     return digest((shard.split, shard.site, shard.header.fingerprint) for shard in shards)
@@ -191,6 +213,19 @@ def _too_bad(bad: Sequence[BadImage]) -> DataError:
     named = "; ".join(f"{image.path} ({image.reason})" for image in bad[:NAMED])
     more = f"; and {len(bad) - NAMED} more" if len(bad) > NAMED else ""
     return DataError(f"{len(bad)} image(s) cannot be read: {named}{more}. Mend or remove them, or skip them with data.on_bad_image = skip")
+
+
+def _shard_name(site: str) -> str:
+    return f"{site}.arrow"
+
+
+def _is_packed_part(name: Path, path: Path) -> bool:
+    """Whether :func:`pack` writes something like this into a folder of shards."""
+    if path.is_symlink():
+        return False
+    if path.is_dir():
+        return str(name) in SPLITS
+    return str(name) == NOTES_FILE or (len(name.parts) == 2 and name.suffix == ".arrow")
 
 
 def _kind(shard: Shard) -> tuple[object, ...]:

@@ -47,8 +47,9 @@ class ResultFolder:
         return self.path / "summary.json"
 
     def settings(self) -> Settings:
-        """The settings that it was started with."""
-        return load_config(self.config)
+        """The settings that it was started with; it lies where the folder is now, wherever that was made."""
+        stored = load_config(self.config)
+        return stored.model_copy(update={"run": stored.run.model_copy(update={"output": self.path.resolve().parent})})
 
     def fingerprint(self) -> str:
         """Fingerprint of the images that it was started with.

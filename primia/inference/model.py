@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from primia.config.reader import load_config
 from primia.config.settings import InferenceSettings
-from primia.data.federation import prepare
+from primia.data.federation import check_trained_on, prepare, shards_beside
 from primia.data.shard import Shard
 from primia.data.statistics import Normalisation
 from primia.errors import ConsentError, DataError, ProtocolError
@@ -141,7 +142,7 @@ def _images_of(folder: Path, card: ModelCard) -> Tensor:
 def _validation_images(run: Path, card: ModelCard) -> Tensor:
     settings = load_config(run / "config.ini")
     try:
-        data = prepare(settings.data, settings.data.cache or settings.run.output / ".shards")
+        data = prepare(settings.data, shards_beside(run.resolve().parent), kept=settings.data.cache, check=partial(check_trained_on, run))
     except (ConsentError, DataError) as error:
         raise DataError(f"no images to calibrate with: {error}; give some of the model owner's own with --calibration DIR") from None
     shards = [Shard.open(path) for site in data.sites if (path := site.validation or site.train)]

@@ -10,7 +10,7 @@ from primia.config.settings import ResourceSettings, Settings
 from primia.data.federation import FederatedData
 from primia.federation.actors import Actors, check_nodes, device_of, plan_actors
 from primia.federation.plan import plan_sites
-from primia.federation.run_data import run_data
+from primia.federation.run_data import new_data
 from primia.privacy.account import Account
 from primia.search.folder import SweepFolder
 from primia.search.records import TrialRecord, Value
@@ -80,7 +80,7 @@ class SweepPlan:
         Raises:
             ConfigError: the cluster cannot offer what the trial's settings ask for.
         """
-        sites = plan_sites(run_data(settings), settings.run)
+        sites = plan_sites(new_data(settings), settings.run)
         return plan_actors(settings.resources, sites, *self.cluster, replicas=self.space.base.search.max_concurrent)
 
     def settings(self, name: str, parameters: Mapping[str, Value]) -> Settings:

@@ -18,7 +18,7 @@ from primia.federation.driver import run_federation
 from primia.federation.events import Event, RoundFinished, RunFinished
 from primia.federation.history import ALL_SITES, read_rounds
 from primia.federation.hosts import RayHosts
-from primia.federation.run_data import run_data
+from primia.federation.run_data import new_data
 from primia.federation.run_folder import RunFolder
 from primia.federation.run_setup import RunSetup
 from primia.files import copy_private, own_folder
@@ -143,7 +143,7 @@ class TrialRun:
         return self._plan.settings(Path(self._record.folder).name, self._record.parameters)
 
     def _data(self, settings: Settings) -> FederatedData:
-        return self._plan.data or run_data(settings)
+        return self._plan.data or new_data(settings)
 
     def _opened(self, settings: Settings, fingerprint: str) -> RunFolder:
         """The run folder: made anew, unless it is there whole.

@@ -10,10 +10,10 @@ from primia import api
 from primia.config.reader import dump_config, load_config
 from primia.config.settings import Settings
 from primia.data.federation import prepare
-from primia.errors import ConsentError, RunError
+from primia.errors import ConsentError, DataError
 from primia.federation import mock
 from primia.federation.boxes import create_boxes, find_boxes
-from primia.federation.run_data import run_data
+from primia.federation.run_data import new_data
 from primia.federation.site_box import SiteBox
 
 fixtures = runpy.run_path(str(Path(__file__).parents[1] / "privacy" / "attacks" / "conftest.py"))
@@ -36,7 +36,7 @@ def trained_on(folder: Path, boxes: Path, *, dry_run: bool) -> None:
     data = settings.data.model_copy(update={"source": "boxes", "path": boxes})
     changed = settings.model_copy(update={"data": data, "run": settings.run.model_copy(update={"dry_run": dry_run})})
     (folder / "config.ini").write_text(dump_config(changed))
-    (folder / "data.json").write_text(json.dumps({"fingerprint": run_data(changed).fingerprint}))
+    (folder / "data.json").write_text(json.dumps({"fingerprint": new_data(changed).fingerprint}))
 
 
 def audited(folder: Path) -> None:
@@ -88,7 +88,7 @@ def test_images_that_were_exchanged_leave_no_line(tmp_path: Path, boxes: tuple[S
     for box in boxes:
         box.grant(STUDY)
     (tmp_path / "run" / "data.json").write_text(json.dumps({"fingerprint": "other"}))
-    with pytest.raises(RunError, match="the images are not those"):
+    with pytest.raises(DataError, match="the images are not those"):
         audited(tmp_path / "run")
     assert all("audit" not in purposes(box) for box in boxes)
 

@@ -17,7 +17,7 @@ from primia.data.federation import prepare
 from primia.data.shard import Shard
 from primia.errors import ConfigError, DataError, RunError
 from primia.federation.boxes import create_boxes
-from primia.federation.run_data import run_data
+from primia.federation.run_data import new_data
 from primia.privacy import audit as privacy_audit
 from primia.privacy.attacks.inversion import Effort
 
@@ -110,7 +110,7 @@ def test_the_images_of_site_boxes_are_their_private_halves(tmp_path):
     packed = prepare(settings.data, tmp_path / "cache")
     boxes = tmp_path / "boxes"
     create_boxes(boxes, packed.sites[0].train.parents[1])
-    found = run_data(Settings.model_validate({"data": {"source": "boxes", "path": str(boxes), "image_size": 16}}))
+    found = new_data(Settings.model_validate({"data": {"source": "boxes", "path": str(boxes), "image_size": 16}}))
     assert [site.name for site in found.sites] == ["site-1", "site-2", "site-3"]
     for site, original in zip(found.sites, packed.sites, strict=True):
         assert np.array_equal(Shard.open(site.train, box=site.box).images, Shard.open(original.train).images)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pickle
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,9 +13,10 @@ from PIL import Image
 from primia.config.settings import DataSettings
 from primia.data.catalogue import Catalogue
 from primia.data.federation import FederatedData, as_laid_out, place, prepare, prepare_evaluation, without_sites
-from primia.data.packed import pack
+from primia.data.packed import pack, packed_fingerprint
 from primia.data.shard import Shard
-from primia.errors import DataError
+from primia.data.sources import open_source
+from primia.errors import DataError, RunError
 
 Write = Callable[..., None]
 Make = Callable[..., Catalogue]
@@ -55,6 +57,50 @@ class TestPrepare:
         count = len(calls)
         assert prepare(folder(tmp_path / "in"), tmp_path / "cache", lambda what, done, total: calls.append(done)) == first
         assert count and len(calls) == count
+
+    def test_what_was_never_packed_is_not_removed_where_shards_belong(self, tmp_path: Path, write_images: Write) -> None:
+        write_images(tmp_path / "in", "x", "y", names=[f"{n}.png" for n in range(12)])
+        prepare(folder(tmp_path / "in"), tmp_path / "cache")
+        (packed,) = (tmp_path / "cache").iterdir()
+        shutil.rmtree(packed)
+        for name in ("thesis.tex", "train/thesis.tex", "train/deep/x.arrow", "test.arrow"):
+            (packed / name).parent.mkdir(parents=True, exist_ok=True)
+            (packed / name).write_text("years of work")
+            with pytest.raises(DataError, match="is no part of packed shards"):
+                prepare(folder(tmp_path / "in"), tmp_path / "cache")
+            assert (packed / name).read_text() == "years of work"
+            shutil.rmtree(packed)
+
+    def test_the_fingerprint_of_shards_is_known_before_they_are_packed(self, tmp_path: Path) -> None:
+        wanted = settings(sites=11, demo_images=24, split="quantity-skew")
+        placed = place(open_source(wanted), wanted)
+        assert prepare(wanted, tmp_path).fingerprint == packed_fingerprint(placed)
+        names = iter(["a", "a-b", "A", "a.b", "\N{LATIN SMALL LETTER E WITH ACUTE}", "a b", "0", "10", "9", "_", "z"])
+        renamed = dict(zip(sorted(set(placed.sites)), names, strict=True))
+        other = placed.with_places([renamed[site] for site in placed.sites], placed.splits)
+        pack(other, tmp_path / "other", "error")
+        assert prepare(folder(tmp_path / "other"), tmp_path).fingerprint == packed_fingerprint(other)
+
+    def test_images_are_refused_before_anything_is_written(self, tmp_path: Path) -> None:
+        def check(fingerprint: str) -> None:
+            raise RunError(fingerprint)
+
+        with pytest.raises(RunError):
+            prepare(settings(), tmp_path / "cache", check=check)
+        assert not (tmp_path / "cache").exists()
+        pack(place(open_source(settings()), settings()), tmp_path / "packed", "error")
+        with pytest.raises(RunError):
+            prepare(folder(tmp_path / "packed"), tmp_path / "cache", check=check)
+
+    def test_shards_kept_elsewhere_are_read_and_left_as_they_are(self, tmp_path: Path) -> None:
+        first = prepare(settings(), tmp_path / "kept")
+        (tmp_path / "kept").chmod(0o755)
+        again = prepare(settings(), tmp_path / "cache", kept=tmp_path / "kept")
+        assert again == first and not (tmp_path / "cache").exists() and (tmp_path / "kept").stat().st_mode & 0o777 == 0o755
+        (broken,) = (tmp_path / "kept").glob("*/notes.json")
+        broken.write_text("")
+        assert (tmp_path / "cache") in (prepare(settings(), tmp_path / "cache", kept=tmp_path / "kept").sites[0].train or Path()).parents
+        assert broken.read_text() == ""
 
     def test_packs_anew_when_a_file_changes_or_a_setting_that_matters(self, tmp_path: Path, write_images: Write) -> None:
         write_images(tmp_path / "in", "x", "y", names=[f"{n}.png" for n in range(12)])

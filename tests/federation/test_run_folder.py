@@ -10,7 +10,7 @@ from primia.federation.run_folder import RunFolder
 
 
 def test_settings_and_fingerprint_come_back(tmp_path: Path) -> None:
-    settings = Settings.model_validate({"training": {"batch_size": 3}, "run": {"seed": 9}})
+    settings = Settings.model_validate({"training": {"batch_size": 3}, "run": {"seed": 9, "output": tmp_path / "a"}})
     RunFolder.create(tmp_path / "a" / "run", settings, "f00d")
     folder = RunFolder.open(tmp_path / "a" / "run")
     assert folder.settings() == settings
@@ -72,3 +72,9 @@ def test_the_log_goes_on_after_a_resume(tmp_path: Path) -> None:
         with folder.logging() as logger:
             logger.info(text)
     assert [line.split()[-1] for line in folder.log.read_text().splitlines()] == ["first", "second"]
+
+
+def test_a_folder_that_was_moved_lies_where_it_is_now(tmp_path: Path) -> None:
+    RunFolder.create(tmp_path / "a" / "run", Settings.model_validate({"run": {"output": tmp_path / "a"}}), "f")
+    (tmp_path / "a").rename(tmp_path / "b")
+    assert RunFolder.open(tmp_path / "b" / "run").settings().run.output == tmp_path / "b"

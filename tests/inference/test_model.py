@@ -12,9 +12,11 @@ from rich.console import Console
 from safetensors.numpy import load_file, save_file
 
 from primia.cli.inference_display import job_progress
+from primia.config.reader import load_config
 from primia.config.settings import InferenceSettings
 from primia.data.demo import demo_catalogue
 from primia.data.export import demo_tree
+from primia.data.federation import prepare
 from primia.data.statistics import Normalisation
 from primia.errors import DataError, ModelError, PrimiaError, ProtocolError
 from primia.inference.keystore import KeyStore
@@ -63,9 +65,15 @@ def test_the_same_images_give_the_same_program(run: Path, images: Path) -> None:
 
 
 def test_the_runs_own_images_calibrate_where_no_folder_is_given(run: Path, tmp_path: Path) -> None:
-    (run / "config.ini").write_text(f"[data]\ndemo_images = 12\nimage_size = 16\ncache = {tmp_path / 'cache'}\n")
+    (run / "config.ini").write_text(f"[data]\ndemo_images = 12\nimage_size = 16\ncache = {tmp_path / 'elsewhere'}\n")
+    (run / "data.json").write_text('{"fingerprint": "other"}')
+    with pytest.raises(DataError, match="the images are not those that it was trained on"):
+        compile_run(run, None, InferenceSettings(), Workers(1))
+    assert not (run.parent / ".shards").exists()
+    packed = prepare(load_config(run / "config.ini").data, tmp_path / "own")
+    (run / "data.json").write_text(f'{{"fingerprint": "{packed.fingerprint}"}}')
     compiled = compile_run(run, None, InferenceSettings(), Workers(1))
-    assert compiled.agreement.images > 0
+    assert compiled.agreement.images > 0 and not (tmp_path / "elsewhere").exists()
 
 
 def test_without_any_images_the_way_out_is_named(run: Path) -> None:

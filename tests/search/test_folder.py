@@ -32,7 +32,7 @@ def test_a_place_to_go_on_in_is_new_each_time(tmp_path: Path) -> None:
 
 def test_a_new_folder_holds_the_settings_with_the_space_and_no_trial(tmp_path: Path) -> None:
     folder = SweepFolder.open(made(tmp_path).path)
-    assert folder.settings() == SETTINGS
+    assert folder.settings().search == SETTINGS.search and folder.settings().run.output == tmp_path / "runs"
     assert (folder.fingerprint(), folder.records(), folder.read_summary()) == ("f1", [], {})
     assert folder.trials.is_dir() and SweepFolder.is_sweep(folder.path)
     assert folder.place(12) == "trials/0012"

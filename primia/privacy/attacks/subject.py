@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch import nn
 
 from primia.config.reader import load_config
 from primia.config.settings import Settings
-from primia.data.federation import FederatedData, SiteShards
+from primia.data.federation import Check, FederatedData, SiteShards, check_trained_on
 from primia.data.shard import JoinedDataset, Shard
 from primia.errors import ConsentError, RunError
 from primia.models.file import ModelCard, load_model
@@ -23,7 +23,8 @@ from primia.training.learner import LearnerSpec
 from primia.untrusted.documents import read_object
 from primia.untrusted.files import check_folder, printable
 
-Locate = Callable[[Settings], FederatedData]
+Locate = Callable[[Settings, Check], FederatedData]
+"""Finds the images that settings name, once their fingerprint has passed a check."""
 
 
 @dataclass(frozen=True)
@@ -66,17 +67,17 @@ class Subject:
 
     @classmethod
     def open(cls, path: Path, locate: Locate) -> Subject:
-        """Read a run folder; ``locate`` finds the images that its settings name.
+        """Read a run folder; ``locate`` finds the images that its settings name, where they are those that it was trained on.
 
         Raises:
-            RunError: not a run folder, the run is not finished, or the images are not those it was trained on.
-            DataError, ModelError: images or model are not there any more, or are broken.
+            RunError: not a run folder, or the run is not finished.
+            DataError, ModelError: images or model are not there any more, are broken, or are not those it was trained on.
             ConsentError: a site box whose private half this user may not read.
         """
         summary, settings = _read_summary(path), load_config(path / "config.ini")
         model, card = load_model(path)
-        data = locate(settings)
-        _check_images(path, data)
+        data = locate(settings, partial(check_trained_on, path))
+        _check_readable(data)
         return cls(path, settings, summary, card, model, data)
 
     @property
@@ -178,13 +179,7 @@ def _read_summary(path: Path) -> dict[str, Any]:
         raise RunError(f"{path / 'summary.json'} cannot be read ({printable(error)}); was the run folder copied whole?") from None
 
 
-def _check_images(path: Path, data: FederatedData) -> None:
-    try:
-        trained_on = read_object(path / "data.json").get("fingerprint")
-    except (OSError, ValueError) as error:
-        raise RunError(f"{path / 'data.json'} cannot be read ({printable(error)}); was the run folder copied whole?") from None
-    if data.fingerprint != trained_on:
-        raise RunError(f"{path}: the images are not those that it was trained on; put them back, or audit a run on the new ones")
+def _check_readable(data: FederatedData) -> None:
     for site in data.sites:
         for shard in (site.train, site.validation, site.test):
             if shard and not os.access(shard, os.R_OK):

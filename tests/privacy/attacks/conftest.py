@@ -26,8 +26,8 @@ TINY = {
 }
 
 
-def locate(settings: Settings):
-    return prepare(settings.data, settings.data.cache or settings.run.output / ".shards")
+def locate(settings: Settings, check=None):
+    return prepare(settings.data, settings.data.cache or settings.run.output / ".shards", check=check)
 
 
 def make_run(path: Path, spent: dict[str, object] | None = None, **sections: dict[str, object]) -> Path:

@@ -6,7 +6,7 @@ import os
 import pytest
 import torch
 
-from primia.errors import ConsentError, ModelError, RunError
+from primia.errors import ConsentError, DataError, ModelError, RunError
 from primia.models.registry import build_model
 from primia.privacy.attacks.subject import Budget, Subject
 
@@ -76,7 +76,7 @@ def test_a_broken_summary_and_a_missing_model_are_named(make_folder, locate):
 def test_other_images_than_those_of_the_run_are_refused(make_folder, locate):
     folder = make_folder()
     (folder / "data.json").write_text(json.dumps({"fingerprint": "other"}))
-    with pytest.raises(RunError, match="the images are not those that it was trained on"):
+    with pytest.raises(DataError, match="the images are not those that it was trained on"):
         Subject.open(folder, locate)
 
 
