@@ -15,8 +15,11 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-NonNegative = Annotated[float, Field(ge=0.0)]
-Positive = Annotated[float, Field(gt=0.0)]
+NonNegative = Annotated[float, Field(ge=0.0, le=1e6)]
+Positive = Annotated[float, Field(gt=0.0, le=1e9)]
+Rate = Annotated[float, Field(gt=0.0, le=1e30)]
+"""Within float32, also over 1 - beta1 and times a decay, so that no step fails on its conversion: that would tell how many a site makes."""
+
 MOST = 1_000_000
 """Largest count: a product of two counts and a number of images stays far below 2^63, which sums over sites wrap at."""
 
@@ -24,6 +27,12 @@ Count = Annotated[int, Field(ge=0, le=MOST)]
 PositiveCount = Annotated[int, Field(ge=1, le=MOST)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 ClassName = Annotated[str, Field(min_length=1)]
+
+MOST_DEMO_BYTES = 2**32
+"""Of all demonstration images together: they are drawn for whoever resumes a run, which somebody else may have made."""
+
+LEAST_NOISE = 0.3
+"""Noise ends at 12.5 deviations. From here on a neighbour's sum reaches as far, but for a chance of 1e-19 a step."""
 
 RESNET_SMALLEST_INPUT = 32
 """Pixels below which ResNet's five halvings leave nothing to pool."""
@@ -101,7 +110,7 @@ class DataSettings(Section):
     split_seed: Seed = Field(
         1, description="Seed of the split and of the demonstration images, apart from run.seed so that seeds compare on one split."
     )
-    demo_images: int = Field(300, ge=12, description="Images a site in the demonstration set, over all three splits.")
+    demo_images: int = Field(300, ge=12, le=MOST, description="Images a site in the demonstration set, over all three splits.")
     normalisation: Literal["pooled", "site"] = Field(
         "pooled", description="Mean and standard deviation of all training pixels, or of each site's own."
     )
@@ -126,6 +135,11 @@ class DataSettings(Section):
             raise ValueError(f"data.source = {self.source} needs data.path (or --data DIR)")
         if len(set(self.classes)) < len(self.classes):
             raise ValueError(f"data.classes = {', '.join(self.classes)} names a class twice")
+        if self.source == "demo" and self.sites * self.demo_images * self.channels * self.image_size**2 > MOST_DEMO_BYTES:
+            raise ValueError(
+                f"data.demo_images = {self.demo_images} at each of {self.sites} sites take more than {MOST_DEMO_BYTES >> 30} GiB at "
+                f"data.image_size = {self.image_size}; draw fewer or smaller ones"
+            )
         return self
 
 
@@ -161,12 +175,12 @@ class TrainingSettings(Section):
     batch_size: PositiveCount = Field(16, description="Images a batch at each site.")
     evaluation_batch_size: PositiveCount = Field(256, description="Images a batch in evaluation.")
     optimizer: Literal["sgd", "adam", "adamw"] = Field("adam", description="Local optimiser.")
-    learning_rate: Positive = Field(2e-3, description="Learning rate at the start.")
-    end_learning_rate: Positive | None = Field(None, description="Learning rate at the end; empty: a hundredth of learning_rate.")
+    learning_rate: Rate = Field(2e-3, description="Learning rate at the start.")
+    end_learning_rate: Rate | None = Field(None, description="Learning rate at the end; empty: a hundredth of learning_rate.")
     schedule: Literal["constant", "cosine", "log-linear"] = Field("cosine", description="Course of the learning rate over the whole run.")
     restarts: Count = Field(0, description="Times the schedule starts again within the run.")
     momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(0.9, description="Momentum.")
-    beta1: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(0.9, description="Decay of the first moment.")
+    beta1: Annotated[float, Field(ge=0.0, le=0.999999)] = Field(0.9, description="Decay of the first moment.")
     beta2: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(0.999, description="Decay of the second moment.")
     weight_decay: NonNegative = Field(0.0, description="L2 penalty (sgd, adam) or decoupled decay (adamw).")
     class_weights: bool = Field(False, description="Weight the loss by inverse class frequency over all training sites.")
@@ -207,7 +221,7 @@ class FederationSettings(Section):
     server_optimizer: Literal["fedavg", "fedavgm", "fedadam", "fedyogi"] = Field(
         "fedavg", description="How the mean update moves the global model."
     )
-    server_learning_rate: Positive | None = Field(
+    server_learning_rate: Rate | None = Field(
         None, description="Step of the server optimiser; empty: 1 for fedavg and fedavgm, 0.01 for fedadam and fedyogi."
     )
     server_momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
@@ -247,10 +261,10 @@ class PrivacySettings(Section):
     target_epsilon: Positive | None = Field(
         None, description="Epsilon that no site exceeds over the planned rounds; the noise follows from it."
     )
-    noise_multiplier: Annotated[float, Field(ge=1e-3, le=1e5)] | None = Field(
+    noise_multiplier: Annotated[float, Field(ge=LEAST_NOISE, le=1e5)] | None = Field(
         None, description="Standard deviation of the noise over the clipping norm, where no target is given."
     )
-    delta: Annotated[float, Field(gt=0.0, lt=1.0)] | None = Field(
+    delta: Annotated[float, Field(ge=1e-12, lt=1.0)] | None = Field(
         None,
         description="Delta; empty: min(1e-5, 1 / n^1.1) for n images or patients of the site; to be given where unit = site. A site "
         "refuses 1 / n and more.",
@@ -272,7 +286,7 @@ class PrivacySettings(Section):
         description="Mean and standard deviation of pixels: constants that need no data (0.5 and 0.25), or the sites' own, noised and "
         "accounted for.",
     )
-    statistics_noise: Annotated[float, Field(ge=1e-3, le=1e5)] = Field(10.0, description="Noise multiplier of the noisy statistics.")
+    statistics_noise: Annotated[float, Field(ge=LEAST_NOISE, le=1e5)] = Field(10.0, description="Noise multiplier of the noisy statistics.")
     validation: Literal["private", "public"] = Field(
         "private",
         description="private: validation only shows, and the last model is taken, since a choice by private images is not accounted for; "
@@ -463,6 +477,8 @@ class Settings(Section):
                 f"federation.patience with {unit}: stopping by private validation images is not accounted for; set it to 0, or "
                 "privacy.validation = public if they may be published"
             )
+        if self.privacy.unit == "patient" and self.data.patient_pattern == "file":
+            raise ValueError(f"{unit} with data.patient_pattern = file: each file would count as a patient; set unit = image, or a pattern")
         if self.privacy.statistics == "noisy" and (self.run.mode != "federated" or not self.privacy.is_by_site):
             raise ValueError("privacy.statistics = noisy needs run.mode = federated and privacy.unit = image or patient; set it to public")
         if self.privacy.unit == "site" and (self.run.mode != "federated" or self.federation.weighting != "uniform"):

@@ -103,7 +103,7 @@ def _stamp(file: ImageFile) -> str:
 
 def _unmatched(sources: Sequence[str], patients: Sequence[str], pattern: str) -> tuple[str, ...]:
     alone = [source for source, patient in zip(sources, patients, strict=True) if source == patient]
-    if pattern in ("auto", "file") or not alone:
+    if pattern == "file" or not alone:
         return ()
     share = f"{len(alone)} of {len(sources)} files"
     return (f"data.patient_pattern = {pattern!r} does not fit {share}, the first being {alone[0]}; each counts as its own patient",)

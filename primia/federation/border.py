@@ -103,7 +103,7 @@ FIELDS: Mapping[type, Mapping[str, Crossing]] = {
         "class_counts": _facts("training images of each class", "absent"),
         "pixels": _PARTS,
         "steps": _facts("optimiser steps of a pass"),
-        "images": _facts("training images", "taken as public"),
+        "images": _facts("training images", "units, taken as public"),
         "sites": _facts("one for a site that trains"),
     },
     PixelSums: {

@@ -15,7 +15,7 @@ from functools import wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast, get_type_hints
 
 from primia.errors import PrimiaError, ProtocolError
-from primia.federation.canonical import Unreadable, canonical, canonical_arguments
+from primia.federation.canonical import Unreadable, canonical_arguments
 from primia.federation.exchange import Charter, HostReply, Session, SiteFailure
 from primia.federation.member import Member
 from primia.federation.refusals import Kind
@@ -227,11 +227,14 @@ def site_call(
 def farewell(method: Callable[[Host, str], None]) -> Callable[[Host, str], None]:
     """Register a call that reaches no site: it lets the gate forget a charter, by its id, before the host's own part."""
 
+    def of(charter: str) -> str:
+        return charter
+
     @wraps(method)
-    def call(self: Host, charter: str) -> None:
+    def call(self: Host, /, *arguments: object, **named: object) -> None:
         try:
-            known = canonical(str, charter)
-        except Unreadable as error:
+            known = of(**canonical_arguments(of, arguments, named))
+        except Exception as error:
             self._gate.refuse(method.__name__, error)
             return
         self._gate.forget(known)

@@ -17,7 +17,7 @@ from primia.data.statistics import PixelSums
 from primia.errors import ConsentError, ProtocolError
 from primia.federation.allowance import Allowance
 from primia.federation.exchange import Charter
-from primia.federation.journal import Agreements, Journal, Sum
+from primia.federation.journal import Agreements, Journal, Sum, Work
 from primia.federation.peers import Peers
 from primia.federation.site_log import FILE, SiteLog
 from primia.federation.sources import BoxedSite, PackedSite, SiteImages, SiteSource
@@ -61,7 +61,7 @@ class Member:
         self._identities: dict[str, Identity] = {}
         self._trusted: dict[str, set[PublicIdentity]] = {}
         self._roles: dict[tuple[str, str], SiteRole] = {}
-        self._works: dict[tuple[str, str], str] = {}
+        self._works: dict[tuple[str, str], Work] = {}
         self._privacy: dict[str, SitePrivacy] = {}
         self._agreed = Agreements()
         self._free = Allowance()
@@ -278,7 +278,7 @@ class Member:
             self._check_partners(charter, roster.mask_keys, role.group)
             return messages
 
-    def mask(self, charter: Charter, purpose: str, vector: RingVector, inbox: Mapping[str, bytes], terms: str, work: str) -> RingVector:
+    def mask(self, charter: Charter, purpose: str, vector: RingVector, inbox: Mapping[str, bytes], terms: str, work: Work) -> RingVector:
         """``vector`` under masks, in place; ``work`` is what the sum will be known by in the journal."""
         with self._aggregating(charter, purpose) as role:
             masked = role.mask(vector, inbox, terms)
@@ -365,12 +365,17 @@ class Member:
         return private_folder(self.source.box / "runs" / place)
 
     def learner_folder(self, charter: Charter) -> Path:
-        """Where the state is that a learner goes on from: what was made without protection, or for another unit, is in another folder.
+        """Where the state is that a learner goes on from: what was made for another unit, or is of another form, is in another folder.
 
-        Otherwise a driver would have a site train without protection first, and then release that state under a little noise.
+        Otherwise a driver would have a site train without protection first, and then release that state under a little noise. And a
+        state that does not fit would fail at the sites that have one, which would tell whose round before did not.
         """
-        unit = charter.settings.privacy.unit
-        return self.folder(charter) if unit == "none" else self.folder(charter) / unit
+        unit, settings = charter.settings.privacy.unit, charter.settings
+        form = [
+            unit, settings.model.name, settings.model.normalisation, settings.training.optimizer,
+            settings.federation.batchnorm, settings.federation.keep_optimizer_state,
+        ]  # fmt: skip
+        return self.folder(charter) / hashlib.sha256(json.dumps(form).encode()).hexdigest()[:16]
 
     def leave(self, charter: str) -> None:
         """Forget a federation; what has to outlast it is on disk."""

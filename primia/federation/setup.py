@@ -39,16 +39,16 @@ from primia.untrusted.files import Unusable, printable, read_file
 class Prepared:
     """What follows from the sites' facts.
 
-    ``steps``: optimiser steps of a round, all sites together. ``single_steps``: those of the one learner where there is no federation.
-    ``class_counts``: split -> site -> class -> images, as far as sites tell. ``private_sites``: keeper of the budget where whole sites are
-    protected. ``stages``: with the driver's halves.
+    ``train_units``: training images, or patients where those are protected. ``steps``: optimiser steps of a round, all sites together.
+    ``single_steps``: those of the one learner where there is no federation. ``class_counts``: split -> site -> class -> images, as far as
+    sites tell. ``private_sites``: keeper of the budget where whole sites are protected. ``stages``: with the driver's halves.
     """
 
     session: Session
     collector: Collector
     steps: int
     single_steps: int | None
-    train_images: int
+    train_units: int
     flat: FlatSpec
     initial: GlobalModel
     class_counts: Mapping[str, Mapping[str, Mapping[str, int]]]
@@ -83,7 +83,7 @@ def prepare_run(setup: RunSetup, hosts: Hosts, identity: Identity) -> Prepared:
         collector=collector,
         steps=facts.total.steps if single is None else single,
         single_steps=single,
-        train_images=facts.total.images,
+        train_units=facts.total.images,
         flat=flat,
         initial=GlobalModel(0, flat.parameters(model), flat.buffers(model)),
         class_counts=_counts(setup, facts),

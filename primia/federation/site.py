@@ -41,6 +41,7 @@ from primia.federation.exchange import (
     round_terms,
 )
 from primia.federation.gate import Entry, Gate, Gated, farewell, site_call
+from primia.federation.journal import Work
 from primia.federation.member import Member
 from primia.federation.outbox import LateOutbox, MaskedOutbox, Outbox, PlainOutbox, SealedOutbox
 from primia.federation.plan import POOLED, SPLITS
@@ -135,7 +136,7 @@ class SiteHost(Gated):
             evaluation = _counted(charter, member, f"evaluation of {split}", evaluate)
             told = None if charter.keeps_evaluations or evaluation is None else evaluation.metrics(charter.classes)
             if is_masked or not charter.is_secure:
-                outbox.put(member, evaluation, evaluation_work(session, split, normalisation, digest()) if is_masked else "")
+                outbox.put(member, evaluation, (evaluation_work(session, split, normalisation, digest()),) if is_masked else ())
             return told
 
         told = entry.each(step)
@@ -199,7 +200,7 @@ class SiteHost(Gated):
         errors = (TrainingError, LoneImage) if charter.is_secure else ()
         train = partial(self._trained, session, task, member, work, start, digest)
         done = _counted(charter, member, f"train of round {work.round}", train, *errors)
-        result, contribution, name = done or (None, Contribution.of_failure(start), "")
+        result, contribution, names = done or (None, Contribution.of_failure(start), ())
         # Before anything leaves: no use of the data goes unrecorded, and no privacy is spent without an account.
         event = {"purpose": "train", "round": task.round, "images": len(data), "steps": steps, "outcome": "delivers"}
         statement: Mapping[str, object] | None = None
@@ -208,22 +209,25 @@ class SiteHost(Gated):
             if statement["epsilon_all_runs"] is not None:
                 event |= {"epsilon": statement["epsilon_all_runs"], "delta": statement["delta"]}
         member.note(charter, event)
-        size = outbox.put(member, contribution, name)
+        size = outbox.put(member, contribution, names)
         return _report(charter, member, result, size, statement)
 
     def _trained(
         self, session: Session, task: RoundTask, member: Member, work: LocalWork, start: GlobalModel, digest: Callable[[], str]
-    ) -> tuple[LocalResult, Contribution, str]:
-        """Work on the site's images: how it went, what comes of it, and the name of the work."""
+    ) -> tuple[LocalResult, Contribution, Work]:
+        """Work on the site's images: how it went, what comes of it, and the names of the work."""
         charter, learner, state = session.charter, self._learner(session), self._state(session, member)
         data = member.images(charter).dataset("train")
         state.load_model(learner, start)
         state.load_optimizer(learner, work.round - 1)
         result = learner.train(data, work)
         state.save(learner, work.round, keep=() if charter.settings.run.dry_run else task.keep)
-        contribution = self._contribution(session, learner, result, float(member.unit_count(charter)), start)
-        name = training_work(session, work, min(charter.settings.training.batch_size, len(data)), digest()) if charter.is_secure else ""
-        return result, contribution, name
+        names: Work = ()
+        if charter.is_secure:
+            batch_size = min(charter.settings.training.batch_size, len(data))
+            trained = GlobalModel(work.round, learner.parameters(), learner.buffers())
+            names = training_work(session, work, batch_size, digest()), model_digest(trained)
+        return result, self._contribution(session, learner, result, float(member.unit_count(charter)), start), names
 
     def _evaluated(self, session: Session, member: Member, split: str, normalisation: Normalisation, model: GlobalModel) -> Evaluation:
         learner = self._learner(session)
@@ -276,7 +280,8 @@ def _protect(learner: Learner, units: Units, privacy: SitePrivacy) -> None:
 def _training_facts(charter: Charter, member: Member) -> TrainingFacts:
     """What a site adds to the facts: its images where it trains, its steps where it owns images (``pooled`` owns none).
 
-    Under differential privacy class counts are not told, pixel sums only with noise; the number of images is taken as public.
+    Under differential privacy class counts are not told, pixel sums only with noise; the number of images, or of patients where those
+    are protected, is taken as public.
     """
     facts, images = TrainingFacts.zero(len(charter.classes), charter.channels), member.images(charter)
     if images.has("train") and member.name != POOLED:
@@ -288,7 +293,7 @@ def _training_facts(charter: Charter, member: Member) -> TrainingFacts:
         elif privacy.statistics == "noisy":
             pixels = member.noisy_pixels(charter)
         told = np.zeros_like(counts) if privacy.is_on else counts
-        facts += TrainingFacts(told, pixels, 0, int(counts.sum()), 0)
+        facts += TrainingFacts(told, pixels, 0, member.unit_count(charter), 0)
     return facts
 
 

@@ -33,6 +33,7 @@ def build_summary(setup: RunSetup, prepared: Prepared, state: RunState, tested: 
     test_sites = tested.sites if tested else {}
     sites = _sites(setup, prepared, best.sites, test_sites)
     settings = setup.settings
+    by_patient = settings.privacy.unit == "patient"
     return {
         "name": setup.folder.name,
         "mode": settings.run.mode,
@@ -55,7 +56,8 @@ def build_summary(setup: RunSetup, prepared: Prepared, state: RunState, tested: 
             "image_size": setup.image_size,
             "channels": setup.channels,
             "skipped": list(setup.skipped),
-            "train_images": prepared.train_images,
+            "train_images": None if by_patient else prepared.train_units,
+            "train_patients": prepared.train_units if by_patient else None,
             "counts": prepared.class_counts,
         },
         "privacy": privacy_summary(setup, prepared, state),

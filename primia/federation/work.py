@@ -2,7 +2,8 @@
 
 In them is what decides the local work, and nothing else: no run, charter, driver or account; not the number of rounds but the learning
 rates that follow from it; not how the result is weighted, encoded or rounded. So a driver that renames a run, or changes what does not
-matter, asks for the same work. One that changes the work, be it the last bit of the model, asks for other work, and gets nearly the same.
+matter, asks for the same work. Where a change has no effect after all, such as one that float32 rounds away, the trained model is the
+same, and its digest is a name of the work too. A driver that changes the work, be it by the last bit of the model, gets nearly the same.
 """
 
 from __future__ import annotations

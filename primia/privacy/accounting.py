@@ -16,6 +16,7 @@ from functools import lru_cache
 import numpy as np
 from scipy.special import log_ndtr
 
+from primia.config.settings import LEAST_NOISE
 from primia.errors import PrivacyError
 from primia.privacy.spend import Spend as Spend
 
@@ -152,7 +153,7 @@ def _prv_epsilon(spends: Sequence[Spend], delta: float, upper: float) -> float:
 def calibrate(
     planned: Sequence[Spend], target_epsilon: float, delta: float, accountant: str, *, earlier: Sequence[Spend] = (), rounds: int = 1
 ) -> float:
-    """The smallest noise multiplier, to three significant digits, with which ``planned`` stays within ``target_epsilon``.
+    """The smallest noise multiplier that is allowed, to three digits, with which ``planned`` stays within ``target_epsilon``.
 
     ``planned`` are the spends of all ``rounds``, whose own noise multipliers do not count; ``earlier`` come on top as they are.
 
@@ -169,7 +170,7 @@ def calibrate(
     for kind in ("rdp", accountant):  # the former is quick, and never below the latter
         if spent(place, kind) <= target_epsilon:
             place = _descend(lambda place, kind=kind: spent(place, kind), target_epsilon, place)  # type: ignore[misc]
-    return _noise(place)
+    return max(LEAST_NOISE, _noise(place))
 
 
 def _descend(spent: Callable[[int], float], target: float, high: int) -> int:

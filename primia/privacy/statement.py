@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import PurePath
 
+from primia.privacy.rounding import bound, lower, span, upper
 from primia.privacy.site import Statement
 
 _PROTECTED = {
@@ -13,6 +13,9 @@ _PROTECTED = {
     "patient": "all training images of each patient together",
     "site": "all training images of each site together",
 }
+_PATIENTS = "Patients are told apart by the sites' own identifiers; an image without one counts as a patient of its own."
+_PUBLIC = "Settings, numbers of units and numbers of steps are taken as public."
+_PUBLIC_SUMS = "Settings, the number of sites, and all sites' numbers of images and steps together are taken as public."
 _VIEWS = {"image": "augmented copies of an image", "patient": "images of a patient"}
 _ACCOUNTANTS = {
     "prv": "numerical composition of privacy loss random variables (Gopi et al., 2021)",
@@ -33,7 +36,8 @@ def paragraph(statements: Sequence[Statement], *, secure_aggregation: bool, pret
         sentences += [
             "Epsilon is that of all planned rounds, although fewer were trained: what ended them may have depended on the models."
         ]
-    sentences += ["Settings, numbers of units and numbers of steps are taken as public."]
+    sentences += [_PATIENTS] if first.unit == "patient" else []
+    sentences += [_PUBLIC_SUMS if central else _PUBLIC]
     if first.noisy_statistics:
         sentences += ["Mean and standard deviation of the pixels were taken from the training images with noise, which epsilon includes."]
     totals = [item.epsilon_all_runs for item in statements]
@@ -41,7 +45,7 @@ def paragraph(statements: Sequence[Statement], *, secure_aggregation: bool, pret
     if len(known) < len(totals):
         sentences += ["Earlier runs on the same data protected another unit; what all runs cost together is not stated."]
     elif any(item.epsilon < total for item, total in zip(statements, known, strict=True)):
-        sentences += [f"Over all runs of this federation on the same data, epsilon is at most {_upper(max(known))}."]
+        sentences += [f"Over all runs of this federation on the same data, epsilon is at most {upper(max(known))}."]
         sentences += ["That sum is for runs whose settings and ends were not chosen by the results of earlier ones."]
     sentences += ["Validation and test images are not covered: metrics on them are exact."]
     return " ".join(sentences)
@@ -49,11 +53,10 @@ def paragraph(statements: Sequence[Statement], *, secure_aggregation: bool, pret
 
 def _guarantee(statements: Sequence[Statement]) -> str:
     first = statements[0]
-    most = "epsilon at most" if len(statements) > 1 else "epsilon ="
-    bound = f"{most} {_upper(max(item.epsilon for item in statements))} at delta = {_range([item.delta for item in statements], _upper)}"
+    guaranteed = bound([item.epsilon for item in statements], [item.delta for item in statements])
     where, sets = ("", "federations") if first.unit == "site" else ("at each site ", "data sets")
     return (
-        f"Training was differentially private for {_PROTECTED[first.unit]}: {where}with {bound}, for {sets} that differ by one "
+        f"Training was differentially private for {_PROTECTED[first.unit]}: {where}with {guaranteed}, for {sets} that differ by one "
         f"{first.unit} that is there or not."
     )
 
@@ -61,8 +64,8 @@ def _guarantee(statements: Sequence[Statement]) -> str:
 def _steps(statements: Sequence[Statement]) -> str:
     first = statements[0]
     views = "" if first.views == 1 else f"the gradients of up to {first.views} {_VIEWS[first.unit]} were averaged, "
-    rate, steps = (_range([getattr(item, name) for item in statements]) for name in ("sample_rate", "steps"))
-    noise = _range([item.noise_multiplier for item in statements], _lower)
+    rate, steps = (span([getattr(item, name) for item in statements]) for name in ("sample_rate", "steps"))
+    noise = span([item.noise_multiplier for item in statements], lower)
     batches = f"Batches were Poisson samples of {first.unit}s at a rate of {rate}, kept secret by the site, over {steps} steps."
     if all(item.sampling == "none" for item in statements):
         batches = f"Each of {steps} steps was on all {first.unit}s."
@@ -75,8 +78,8 @@ def _steps(statements: Sequence[Statement]) -> str:
 
 def _updates(statements: Sequence[Statement]) -> str:
     first = statements[0]
-    rounds = _range([item.steps for item in statements])
-    noise = _range([item.noise_multiplier for item in statements], _lower)
+    rounds = span([item.steps for item in statements])
+    noise = span([item.noise_multiplier for item in statements], lower)
     return (
         f"In each of {rounds} rounds each site's update was clipped to an L2 norm of {first.clip:g}, and Gaussian noise with a noise "
         f"multiplier of {noise} was added to their sum; no amplification by sampling is claimed."
@@ -99,30 +102,3 @@ def _central_trust(secure_aggregation: bool) -> str:
 def _starting_weights(pretrained: str) -> str:
     source = "torchvision's ImageNet weights" if pretrained == "imagenet" else f"the weights in the file {PurePath(pretrained).name!r}"
     return f"Training started from {source}; the guarantee does not cover the images that those were trained on."
-
-
-def _range(values: Sequence[float], rounded: Callable[[float], str] | None = None) -> str:
-    """The least and the largest; rounded to the side that claims less, where that matters."""
-    low, high = map(rounded or _number, (min(values), max(values)))
-    return low if low == high else f"{low} to {high}"
-
-
-def _number(value: float) -> str:
-    """Three significant digits; whole numbers stay whole."""
-    return str(int(value)) if value == int(value) else f"{value:.3g}"
-
-
-def _lower(value: float) -> str:
-    """A lower bound, rounded down to three significant digits."""
-    if value <= 0 or not math.isfinite(value):
-        return _number(value)
-    unit = 10.0 ** (math.floor(math.log10(value)) - 2)
-    return f"{math.floor(value / unit + 1e-9) * unit:.3g}"
-
-
-def _upper(value: float) -> str:
-    """An upper bound, rounded up to three significant digits."""
-    if value <= 0 or not math.isfinite(value):
-        return _number(value) if math.isfinite(value) else "infinite"
-    unit = 10.0 ** (math.floor(math.log10(value)) - 2)
-    return f"{math.ceil(value / unit - 1e-9) * unit:.3g}"

@@ -12,6 +12,7 @@ from primia.privacy.attacks.membership_audit import MembershipAudit
 from primia.privacy.attacks.reconstruction import Network, Protection, Reconstruction, ReconstructionAudit
 from primia.privacy.attacks.similarity import Similarity, mean_similarity
 from primia.privacy.audit import Audit
+from primia.privacy.rounding import lower, upper
 from primia.report.audit_figures import membership_curves, picture_source
 from primia.report.html import image_source, render
 
@@ -113,20 +114,21 @@ def outcomes(audit: ReconstructionAudit) -> list[Outcome]:
 
 def compare_bound(audit: MembershipAudit) -> str:
     """The proven bound beside the accountant's, in words."""
-    proven = audit.proven
+    least, delta = lower(audit.proven.epsilon), upper(audit.proven.delta)
     if audit.budget is None:
         return (
-            f"The attacks prove that epsilon is at least {proven.epsilon:.2f} (at delta {proven.delta:.2g}). This run was not trained with "
-            "differential privacy, so there is no upper bound to hold that against."
+            f"The attacks prove that epsilon is at least {least} (at delta {delta}). This run was not trained with differential privacy, so "
+            "there is no upper bound to hold that against."
         )
-    if proven.epsilon <= audit.budget.epsilon:
+    most = upper(audit.budget.epsilon)
+    if audit.proven.epsilon <= audit.budget.epsilon:
         return (
-            f"The attacks prove that epsilon is at least {proven.epsilon:.2f}; the accountant says that it is at most "
-            f"{audit.budget.epsilon:.2f} (both at delta {proven.delta:.2g}). The two agree. The true value lies between them."
+            f"The attacks prove that epsilon is at least {least}; the accountant says that it is at most {most} (both at delta {delta}). The "
+            "two agree. The true value lies between them."
         )
     return (
-        f"The attacks prove that epsilon is at least {proven.epsilon:.2f}, but the accountant says at most {audit.budget.epsilon:.2f} "
-        f"(both at delta {proven.delta:.2g}). Both cannot hold: do not rely on this run's guarantee before the cause is known."
+        f"The attacks prove that epsilon is at least {least}, but the accountant says at most {most} (both at delta {delta}). Both cannot "
+        "hold: do not rely on this run's guarantee before the cause is known."
     )
 
 
@@ -139,8 +141,8 @@ def one_run_line(audit: Audit) -> str:
     found, stated = audit.one_run, audit.one_run.stated
     steps = "" if found.steps == stated.steps else f" for the first {found.steps} of {stated.steps} {_STEPS[stated.unit]}"
     line = (
-        f"Guessing canaries in one run of this mechanism proves that epsilon is at least {found.proven.epsilon:.2f}; stated is at most "
-        f"{found.epsilon:.2f}{steps} (both at delta {stated.delta:.2g})."
+        f"Guessing canaries in one run of this mechanism proves that epsilon is at least {lower(found.proven.epsilon)}; stated is at most "
+        f"{upper(found.epsilon)}{steps} (both at delta {upper(stated.delta)})."
     )
     if found.is_refuted:
         return f"ERROR: {line} Both cannot hold: do not rely on this run's guarantee before the cause is known."

@@ -6,6 +6,7 @@ from base64 import b64encode
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from primia.privacy.rounding import lower, upper
 from primia.report import format as fmt
 
 
@@ -15,7 +16,7 @@ def render(template: str, **values: object) -> str:
         loader=PackageLoader("primia.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     filters = (fmt.score, fmt.percent, fmt.rate, fmt.count, fmt.size, fmt.duration, fmt.plural)
-    environment.filters |= {function.__name__: function for function in filters}
+    environment.filters |= {function.__name__: function for function in filters} | {"upper_bound": upper, "lower_bound": lower}
     return environment.get_template(template).render(values)
 
 

@@ -89,8 +89,12 @@ def headline(run: RunSummary) -> str:
     sites = run.training_sites
     model = _MODELS.get(run.model.name, run.model.name)
     made = "synthetic images" if run.synthetic else "images"
+    if run.data.train_patients is not None:
+        made = f"{made} of {fmt.plural(run.data.train_patients, 'patient')}"
+    elif run.data.train_images is not None:
+        made = f"{run.data.train_images:,} {made}"
     return (
-        f"A {model} with {run.model.parameters:,} parameters was trained on {run.data.train_images:,} {made} "
+        f"A {model} with {run.model.parameters:,} parameters was trained on {made} "
         f"of {fmt.plural(len(sites), 'site')} to tell {_classes(run.data.classes)} apart. {_manner(run)} {_outcome(run)}"
     )
 

@@ -7,6 +7,8 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict
 
+from primia.privacy.rounding import bound
+
 Split = Literal["test", "validation"]
 SPLITS: tuple[Split, ...] = ("test", "validation")
 
@@ -80,13 +82,14 @@ class ModelFacts(_Document):
 
 
 class DataFacts(_Document):
-    """What was trained on: images in all; ``counts`` is split -> site -> class -> images."""
+    """What was trained on: images in all, or patients where those are protected; ``counts`` is split -> site -> class -> images."""
 
     classes: tuple[str, ...]
     image_size: int
     channels: int
     skipped: tuple[str, ...]
-    train_images: int
+    train_images: int | None
+    train_patients: int | None = None
     counts: dict[str, dict[str, dict[str, int]]]
 
 
@@ -128,8 +131,8 @@ class Privacy(_Document):
         hidden = "secure aggregation" if self.secure_aggregation else "sealed updates" if self.sealed else "updates in clear"
         if not self.sites:
             return f"{hidden}; no differential privacy"
-        worst = max(self.sites.values(), key=lambda site: site.epsilon)
-        return f"{hidden}; epsilon at most {worst.epsilon:.3g} at delta = {worst.delta:.2g}, for each {self.unit}"
+        guaranteed = bound([site.epsilon for site in self.sites.values()], [site.delta for site in self.sites.values()])
+        return f"{hidden}; {guaranteed}, for each {self.unit}"
 
 
 class Fault(_Document):

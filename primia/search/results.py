@@ -17,6 +17,7 @@ from primia.federation.summary import versions
 from primia.files import atomic_text
 from primia.privacy.accounting import history_epsilon
 from primia.privacy.ledger import Ledger
+from primia.privacy.rounding import bound
 from primia.report import format as fmt
 from primia.search.folder import SweepFolder, SweepPrivacy
 from primia.search.page import write_sweep_report
@@ -30,9 +31,9 @@ _MECHANISMS = 16
 """Kinds of noise and sampling rate that are composed numerically; of more the bound by Rényi divergence is taken, some 10 % above."""
 
 _PRIVACY = (
-    "This search trained {trials} on the same images. Together they spent at most epsilon = {epsilon:.4g} at delta = {delta:.3g} at each "
-    "site (unit: one {unit}); since the best of them was chosen after all were seen, this, and not what its own training spent, is what "
-    "its publication costs. The sum takes settings and ends of the trials as fixed ahead; the limit search.max_epsilon does not."
+    "This search trained {trials} on the same images. Together they spent {spent} at each site (unit: one {unit}); since the best of them "
+    "was chosen after all were seen, this, and not what its own training spent, is what its publication costs. The sum takes settings and "
+    "ends of the trials as fixed ahead; the limit search.max_epsilon does not."
 )
 
 _UNSTATED = (
@@ -123,8 +124,8 @@ def _privacy(folder: SweepFolder, space: Space, records: Sequence[TrialRecord]) 
         trials = len(records)
     if not spent:
         return None
-    worst = max(spent.values())
-    sentence = _PRIVACY.format(trials=fmt.plural(trials, "trial"), epsilon=worst[0], delta=worst[1], unit=settings.unit)
+    all_spent = bound([epsilon for epsilon, _ in spent.values()], [delta for _, delta in spent.values()])
+    sentence = _PRIVACY.format(trials=fmt.plural(trials, "trial"), spent=all_spent, unit=settings.unit)
     if unstated:
         sentence += _UNSTATED.format(trials=", ".join(map(str, unstated)))
     return SweepPrivacy(

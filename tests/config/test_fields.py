@@ -53,7 +53,7 @@ def test_lists(written: str, values: list[str]) -> None:
         ("data.channels", "one of 1, 3"),
         ("training.batch_size", "a whole number >= 1 and <= 1,000,000"),
         ("training.momentum", "a number >= 0 and < 1"),
-        ("training.end_learning_rate", "a number > 0, or empty"),
+        ("training.end_learning_rate", "a number > 0 and <= 1e+30, or empty"),
         ("training.class_weights", "yes or no"),
         ("data.path", "a path, or empty"),
         ("data.classes", "names, comma-separated"),

@@ -169,7 +169,7 @@ SETTINGS = st.builds(
             "path": st.none() | PATHS,
             "channels": st.sampled_from([1, 3]),
             "classes": st.lists(CLASSES, max_size=3, unique=True),
-            "dirichlet_alpha": st.floats(1e-300, 1e300),
+            "dirichlet_alpha": st.floats(1e-300, 1e9),
             "patient_pattern": st.sampled_from(["auto", "(.) #", '"(.)"', "(x);", "  (y)", "(;#)"]),
         }
     ),

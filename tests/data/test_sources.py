@@ -23,7 +23,9 @@ def test_folder_gives_labels_patients_and_images(tmp_path: Path, write_images: W
     assert catalogue.sources[0] == "x/odd.png"
     assert list(catalogue.patients[:3]) == ["x/odd.png", "person1", "person1"]
     assert catalogue.read(1).tolist() == [[[20] * 8] * 8]
-    assert not catalogue.synthetic and not catalogue.warnings
+    assert not catalogue.synthetic
+    (warning,) = catalogue.warnings
+    assert "'auto' does not fit 2 of 6 files, the first being x/odd.png; each counts as its own patient" in warning
 
 
 def test_synthetic_marker_in_the_root(tmp_path: Path, write_images: Write) -> None:

@@ -328,7 +328,7 @@ def test_facts_of_the_longest_rounds_can_be_added(
 ) -> None:
     setup = make_sized("one", (57, 60, 61), federation=change, training={"batch_size": 1})
     prepared = prepare_run(setup, make_hosts(assign_hosts(setup.sites, 3)), Identity.generate("demo@primia.example"))
-    assert prepared.train_images == 178
+    assert prepared.train_units == 178
 
 
 @pytest.mark.parametrize("error", [NonFiniteLoss, LoneImage, OverflowError, MemoryError, OSError, DataError])

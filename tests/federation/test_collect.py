@@ -156,4 +156,4 @@ def test_facts_of_the_same_run_are_taken_up(make_hosts: MakeHosts, known: tuple[
     text = json.dumps(facts)
     RunFolder(setup.folder).facts.write_text(text)
     assert json.loads(CollectedFacts.from_json(text).to_json()) == facts
-    assert prepare_run(setup, make_hosts(assign_hosts(setup.sites, 3)), DRIVER).train_images == facts["numbers"][1]  # type: ignore[index]
+    assert prepare_run(setup, make_hosts(assign_hosts(setup.sites, 3)), DRIVER).train_units == facts["numbers"][1]  # type: ignore[index]

@@ -46,7 +46,7 @@ def summed(setup: RunSetup, make_hosts: MakeHosts) -> Vector:
     """The sum of the weighted updates of the only round, as a driver sees it, who knows the sum of the weights."""
     prepared, loop = begun(setup, make_hosts)
     list(loop.run())
-    moved: Vector = (loop.state.model.parameters - prepared.initial.parameters) * prepared.train_images
+    moved: Vector = (loop.state.model.parameters - prepared.initial.parameters) * prepared.train_units
     return moved
 
 

@@ -382,6 +382,11 @@ def test_leaving_by_what_is_no_name_is_refused(make_boxed: Any) -> None:
         before = len(boxes[SITE].audit_log())
         SiteHost([setup.sites[0].source]).leave(odd)  # type: ignore[arg-type]
         assert boxes[SITE].audit_log()[-1].event["outcome"] == UNREADABLE and len(boxes[SITE].audit_log()) == before + 1
+    host: Any = SiteHost([setup.sites[0].source])
+    for call in (host.leave, lambda: host.leave("a", "b"), lambda: host.leave(name="a"), lambda: host("leave", "a", 5)):
+        before = len(boxes[SITE].audit_log())
+        call()
+        assert boxes[SITE].audit_log()[-1].event["outcome"] == UNREADABLE and len(boxes[SITE].audit_log()) == before + 1
 
 
 def test_a_site_works_on_the_copy_that_was_checked(make_setup: Any, make_hosts: MakeHosts, monkeypatch: pytest.MonkeyPatch) -> None:

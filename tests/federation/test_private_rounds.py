@@ -77,7 +77,7 @@ def test_a_run_spends_its_target_and_no_more(make_setup: Make, make_hosts: MakeH
 def test_nothing_exact_is_told_of_training_images_but_their_number(make_setup: Make, make_hosts: MakeHosts) -> None:
     setup = make_setup(**BASE, privacy=DP, secure_aggregation={"enabled": False})
     prepared = prepare_run(setup, hosts_of(setup, make_hosts), DRIVER)
-    assert prepared.class_counts["train"] == {} and prepared.train_images > 0
+    assert prepared.class_counts["train"] == {} and prepared.train_units > 0
     assert prepared.session.normalisation.mean == (0.5,) and prepared.session.normalisation.std == (0.25,)
 
 
@@ -150,6 +150,11 @@ def test_patients_are_protected_as_wholes(make_setup: Make, make_hosts: MakeHost
         assert statement["units"] == len(patients) < sum(len(shard) for shard in shards[name])
         assert statement["neighbours"] == "add or remove one patient" and statement["views"] == 2
     assert "all training images of each patient together" in finished.summary["privacy"]["statement"]
+    units = sum(site["units"] for site in finished.summary["privacy"]["sites"].values())
+    told = json.dumps(finished.summary["data"] | {"config": None}) + RunFolder(setup.folder).facts.read_text()
+    assert finished.summary["data"]["train_patients"] == units and finished.summary["data"]["train_images"] is None
+    images = sum(len(shard) for name in shards for shard in shards[name])
+    assert str(images) not in told, "how many images patients have is not told"
 
 
 def test_noisy_statistics_are_paid_for_once_and_kept_when_a_run_is_resumed(make_setup: Make, make_hosts: MakeHosts) -> None:
@@ -306,8 +311,8 @@ def test_every_answer_is_charged_also_that_the_noised_model_is_not_finite(
     """The attack: whether the model overflows follows from the noised sum, and was told without a charge, as often as asked."""
     setup = make_setup(
         model={"normalisation": "group"},
-        privacy={"unit": "image", "noise_multiplier": 1.0, "delta": 0.01, "accountant": "rdp"},
-        training={"learning_rate": 2.5e38, "momentum": 0.0},
+        privacy={"unit": "image", "noise_multiplier": 1e5, "clip": 1e6, "delta": 0.01, "accountant": "rdp"},
+        training={"optimizer": "sgd", "learning_rate": 1e30, "momentum": 0.0},
         federation={"rounds": 4, "sync_every_n_batch": 1},
         secure_aggregation=aggregation,
     )

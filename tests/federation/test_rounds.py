@@ -317,13 +317,13 @@ def test_a_validation_that_lacks_a_site_chooses_no_model(make_setup: Make, make_
 def test_fedbn_keeps_batchnorm_at_the_site(make_setup: Make, make_hosts: MakeHosts) -> None:
     setup = make_setup(federation={"batchnorm": "local", "rounds": 2})
     run(setup, one_each(setup, make_hosts))
-    states = sorted(RunFolder(setup.folder).sites.glob("*/*.safetensors"))
-    assert {path.parent.name for path in states} == set(setup.training_sites)
+    states = sorted(RunFolder(setup.folder).sites.glob("*/*/*.safetensors"))
+    assert {path.parent.parent.name for path in states} == set(setup.training_sites)
     assert len({path.read_bytes() for path in states}) == len(states)
     assert not any(path.parent.stat().st_mode & 0o077 for path in states), "nobody but the site reads them"
     pooled = make_setup("pooled-bn", federation={"rounds": 2})
     run(pooled, one_each(pooled, make_hosts))
-    assert not list(RunFolder(pooled.folder).sites.glob("*/*.safetensors"))
+    assert not list(RunFolder(pooled.folder).sites.rglob("*.safetensors"))
 
 
 def test_the_run_folder_holds_what_it_should(make_setup: Make, make_hosts: MakeHosts) -> None:
@@ -365,7 +365,7 @@ def test_class_weights_follow_the_training_sites(make_setup: Make, make_hosts: M
     prepared = prepare_run(setup, one_each(setup, make_hosts), DRIVER)
     assert set(prepared.class_counts["train"]) == {"all"}, "one site's counts are in the sum only"
     counts = np.sum([list(site.values()) for site in prepared.class_counts["train"].values()], axis=0)
-    assert counts.sum() == prepared.train_images
+    assert counts.sum() == prepared.train_units
     weights = np.array(prepared.session.learner.class_weights)
     assert np.allclose(weights * counts, counts.sum() / len(counts))
 

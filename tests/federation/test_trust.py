@@ -422,7 +422,7 @@ def test_a_dry_run_does_not_touch_private_halves(make_boxed: Any, make_hosts: Ma
     for box in boxes.values():
         for split in box.splits:
             box.shard(split, dry_run=False).write_text("not to be read")
-    assert prepare_run(setup, one_each(setup, make_hosts), DRIVER).train_images
+    assert prepare_run(setup, one_each(setup, make_hosts), DRIVER).train_units
 
 
 def test_a_log_that_cannot_be_written_costs_the_site_and_not_the_run(make_boxed: Any, make_hosts: MakeHosts) -> None:

@@ -7,9 +7,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.special import ndtr
 
+from primia.config.settings import LEAST_NOISE
 from primia.errors import PrivacyError
 from primia.privacy.accounting import calibrate, epsilon, history_epsilon, rounds_within
+from primia.privacy.noise import _REACH
 from primia.privacy.spend import Spend
 
 # Made by experiments/benchmarks/accounting.py --table with Google's dp-accounting 0.6.0: the history of (noise multiplier, sample
@@ -120,8 +123,11 @@ def test_earlier_spends_leave_less() -> None:
     assert after > fresh and epsilon([Spend(after, 0.05, 200), *earlier], 1e-4, "rdp") <= 3.0
 
 
-def test_a_tiny_need_takes_the_smallest_noise() -> None:
-    assert calibrate([Spend(0.0, 1e-9, 1)], 50.0, 1e-2, "rdp") < 0.2
+def test_a_tiny_need_takes_the_smallest_noise_that_is_allowed() -> None:
+    """Noise ends at 12.5 deviations; with less of it a neighbour's sum would reach where this one's cannot."""
+    assert calibrate([Spend(0.0, 1e-9, 1)], 50.0, 1e-2, "rdp") == LEAST_NOISE
+    beyond = float(ndtr(1 / LEAST_NOISE - _REACH))
+    assert beyond * 1_000_000 < 1e-12, "a million steps stay below the smallest delta that is allowed"
 
 
 def test_a_target_that_is_spent_already_names_one_that_can_be_met() -> None:

@@ -171,7 +171,7 @@ def test_kept_optimiser_state_goes_on(make_learner: MakeLearner, make_data: Make
 
 
 def test_a_ruined_model_is_named(make_learner: MakeLearner, make_data: MakeData, make_work: MakeWork) -> None:
-    learner = make_learner(training={"learning_rate": 1e38, "weight_decay": 1e3})
+    learner = make_learner(training={"learning_rate": 1e30, "weight_decay": 1e6})
     with pytest.raises(NonFiniteLoss, match=r"^site hospital-a, round 1, batch 2 of 2: the model is no longer finite"):
         trained(learner, make_data(24), make_work(steps=2), Units.images(24), OPEN)
     assert all(parameter.grad is None for parameter in learner.model.parameters())

@@ -49,6 +49,7 @@ def test_patients_with_views() -> None:
     text = paragraph([replace(STATEMENT, unit="patient", views=4)], secure_aggregation=False)
     assert "for all training images of each patient together" in text and "differ by one patient that is there or not" in text
     assert "the gradients of up to 4 images of a patient were averaged, the gradient of each patient was clipped" in text
+    assert "an image without one counts as a patient of its own" in text
     assert "4 augmented copies of an image" in paragraph([replace(STATEMENT, views=4)], secure_aggregation=False)
 
 

@@ -170,7 +170,7 @@ def with_one_run(audit, proven: float, steps: int = 60, stated: Stated = STATED)
 def test_the_bound_of_one_run_stands_beside_what_is_stated(audit):
     agreeing = with_one_run(audit, 1.25)
     page = render_audit(agreeing)
-    assert "epsilon is at least 1.25; stated is at most 2.00 (both at delta 1e-05). The two agree." in one_run_line(agreeing)
+    assert "epsilon is at least 1.25; stated is at most 2 (both at delta 1e-05). The two agree." in one_run_line(agreeing)
     assert one_run_line(agreeing) in page and "worst-case gradients" in page and "at least 1.25" in page
     assert "ERROR" not in page
     assert "for the first 30 of 60 steps" in one_run_line(with_one_run(audit, 1.25, steps=30))

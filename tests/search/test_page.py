@@ -426,7 +426,7 @@ def test_privacy_is_told_for_each_site_with_the_limit(tmp_path):
     change = named({"privacy": sweeps["PRIVACY"], "max_epsilon": 8.0})
     parsed = page(make_sweep(tmp_path / "s", change=change))
     assert sweeps["PRIVACY"]["sentence"] in parsed.text
-    assert ["hospital-c", "3.125", "1.00e-05"] in parsed.rows
+    assert ["hospital-c", "3.13", "1e-05"] in parsed.rows
     assert ["limit", "8.000", ""] in parsed.rows
     assert "epsilon over all trials 7.25 hospital-a" in parsed.text
 

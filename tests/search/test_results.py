@@ -18,6 +18,7 @@ from primia.federation.run_folder import RunFolder
 from primia.federation.run_setup import RunSetup
 from primia.privacy.accounting import epsilon, history_epsilon
 from primia.privacy.ledger import Charge, Ledger
+from primia.privacy.rounding import upper
 from primia.privacy.spend import Spend
 from primia.search import results
 from primia.search.plan import Assignment, SweepPlan
@@ -159,7 +160,8 @@ def test_privacy_is_counted_over_all_trials_by_the_sweeps_ledgers(make_plan: Mak
     expected = {site: epsilon(spends, 0.01, "rdp") for site, spends in spent.items()}
     assert privacy["sites"] == expected and expected["site-1"] > expected["site-2"]
     assert (privacy["unit"], privacy["delta"], privacy["trials"]) == ("image", {"site-1": 0.01, "site-2": 0.01}, 2)
-    said = f"This search trained 2 trials on the same images. Together they spent at most epsilon = {expected['site-1']:.4g}"
+    most = upper(expected["site-1"])
+    said = f"This search trained 2 trials on the same images. Together they spent epsilon at most {most} at delta = 0.01 at"
     assert privacy["sentence"].startswith(said)
     more = results_of(plan, [a_trial(plan, 3, None, state=State.FAILED), *plan.folder.records()])
     assert more["privacy"]["trials"] == 2, "one that could not begin has spent nothing"

@@ -295,7 +295,8 @@ def test_which_settings_need_actors_of_their_own(key: str, text: str, own: bool)
         ("federation.rounds", "training.batch_size / 2", "the number comes first; write NUMBER * training.batch_size"),
         ("federation.rounds", "training.batch_size * data.sites", "the number comes first; write NUMBER * training.batch_size"),
         ("augmentation.rotation", "quniform(0, 90, 1e-300)", "it has 9e+301 steps of 1e-300, and 1e+07 at most are possible"),
-        ("training.weight_decay", "quniform(0, 1e300, 1e-300)", "it has inf steps of 1e-300, and 1e+07 at most are possible"),
+        ("training.weight_decay", "quniform(0, 1e300, 1e-300)", "1e300 is not allowed: a number >= 0 and <= 1e+06"),
+        ("training.weight_decay", "quniform(0, 1e6, 1e-303)", "it has inf steps of 1e-303, and 1e+07 at most are possible"),
         (
             "federation.rounds",
             "randint(1, 100000000000000000000)",

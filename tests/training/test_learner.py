@@ -244,7 +244,8 @@ def test_a_loss_that_is_not_finite_names_site_round_batch_and_a_hint(
 
 
 def test_a_last_step_that_ruins_the_model_is_noticed(data: Dataset, make_learner: MakeLearner, make_work: MakeWork) -> None:
-    learner = make_learner(training={"optimizer": "sgd", "learning_rate": 1e38, "weight_decay": 1e3})
+    learner = make_learner(training={"optimizer": "sgd", "learning_rate": 1e30, "weight_decay": 1e6})
+    learner.load(learner.parameters() * 1e4, learner.buffers())
     with pytest.raises(NonFiniteLoss, match=r"batch 1 of 1: the model is no longer finite"):
         learner.train(data, make_work(steps=1))
 
