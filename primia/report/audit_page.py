@@ -117,14 +117,14 @@ def compare_bound(audit: MembershipAudit) -> str:
     least, delta = lower(audit.proven.epsilon), upper(audit.proven.delta)
     if audit.budget is None:
         return (
-            f"The attacks prove that epsilon is at least {least} (at delta {delta}). This run was not trained with differential privacy, so "
-            "there is no upper bound to hold that against."
+            f"The attacks prove that epsilon is at least {least} (at delta {delta}). This run was not trained with differential privacy, "
+            "so there is no upper bound to hold that against."
         )
     most = upper(audit.budget.epsilon)
     if audit.proven.epsilon <= audit.budget.epsilon:
         return (
-            f"The attacks prove that epsilon is at least {least}; the accountant says that it is at most {most} (both at delta {delta}). The "
-            "two agree. The true value lies between them."
+            f"The attacks prove that epsilon is at least {least}; the accountant says that it is at most {most} (both at delta {delta}). "
+            "The two agree. The true value lies between them."
         )
     return (
         f"The attacks prove that epsilon is at least {least}, but the accountant says at most {most} (both at delta {delta}). Both cannot "
