@@ -31,6 +31,8 @@ ClassName = Annotated[str, Field(min_length=1)]
 MOST_DEMO_BYTES = 2**32
 """Of all demonstration images together: they are drawn for whoever resumes a run, which somebody else may have made."""
 
+_LONGEST_PATTERN = 500
+
 LEAST_NOISE = 0.3
 """Noise ends at 12.5 deviations. From here on a neighbour's sum reaches as far, but for a chance of 1e-19 a step."""
 
@@ -119,9 +121,11 @@ class DataSettings(Section):
     @field_validator("patient_pattern")
     @classmethod
     def _one_group(cls, pattern: str) -> str:
+        if len(pattern) > _LONGEST_PATTERN:
+            raise ValueError("too long")
         try:
             groups = re.compile(pattern).groups
-        except re.error as error:
+        except (re.error, OverflowError, RecursionError) as error:
             raise ValueError(str(error)) from None
         if pattern not in ("auto", "file") and groups != 1:
             raise ValueError("not one group")

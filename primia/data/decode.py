@@ -9,9 +9,14 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from primia.errors import DataError
+from primia.untrusted.files import Unusable, check_regular
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
 DICOM_SUFFIXES = (".dcm", ".dicom")
+
+
+PIXEL_LIMIT = 2**26
+"""Pixels of the largest picture that is decoded, twice those of a mammogram: a few bytes of a file may stand for any number."""
 
 
 class BadImage(DataError):
@@ -29,11 +34,15 @@ def decode(path: Path, *, channels: int, image_size: int) -> NDArray[np.uint8]:
     The whole picture is stretched to the square with an antialiasing filter: nothing is cropped and no
     border is added, but the aspect ratio is not kept. 16-bit grey values are scaled by their full range
     (65535 becomes 255); 32-bit integers and floats, which have none, by the picture's own smallest and
-    largest value. Transparency is ignored; of several frames the first is taken. Raises :class:`BadImage`.
+    largest value. Transparency is ignored; of several frames the first is taken. Raises :class:`BadImage`, also for what is no
+    regular file and for more than :data:`PIXEL_LIMIT` pixels.
     """
     try:
+        check_regular(path, follow=True)
         with Image.open(path) as image:
             image.draft("L" if channels == 1 else "RGB", (2 * image_size, 2 * image_size))
+            if image.width * image.height > PIXEL_LIMIT:
+                raise Unusable(f"{image.width} x {image.height} pixels, more than {PIXEL_LIMIT}")
             return _fit(ImageOps.exif_transpose(image), channels, image_size)
     except Exception as error:  # Pillow's decoders raise whatever a broken file makes them trip over
         raise BadImage(path, _reason(error)) from error
@@ -46,8 +55,8 @@ def resize(image: Image.Image, image_size: int) -> Image.Image:
 
 def _fit(image: Image.Image, channels: int, image_size: int) -> NDArray[np.uint8]:
     if image.mode.startswith(("I", "F")):
-        grey = resize(Image.fromarray(_unit_range(image) * 255), image_size)
-        pixels = np.clip(np.asarray(grey) + 0.5, 0, 255).astype(np.uint8)
+        grey = resize(Image.fromarray(_unit_range(image)), image_size)
+        pixels = np.clip(np.asarray(grey) * 255 + 0.5, 0, 255).astype(np.uint8)
         return np.repeat(pixels[None], channels, axis=0)
     if image.mode in ("P", "PA"):
         image = image.convert("RGB")
@@ -56,12 +65,15 @@ def _fit(image: Image.Image, channels: int, image_size: int) -> NDArray[np.uint8
 
 
 def _unit_range(image: Image.Image) -> NDArray[np.float32]:
-    values = np.asarray(image).astype(np.float64)
     if image.mode.startswith("I;16"):
-        return (values / 65535).astype(np.float32)
+        grey = np.asarray(image).astype(np.float32)
+        grey /= 65535
+        return grey
+    values = np.asarray(image).astype(np.float64)
     lowest, highest = float(values.min()), float(values.max())
-    scaled: NDArray[np.float32] = ((values - lowest) / max(highest - lowest, 1e-300)).astype(np.float32)
-    return scaled
+    values -= lowest
+    values /= max(highest - lowest, 1e-300)
+    return values.astype(np.float32)
 
 
 def _reason(error: BaseException) -> str:

@@ -31,7 +31,7 @@ FORMAT = "primia-shard"
 VERSION = 1
 
 Name = Annotated[str, Field(min_length=1, max_length=255)]
-CLASS_LIMIT = 10_000
+CLASS_LIMIT = 1_000
 SIZE_LIMIT = 2048
 """Classes of a model, and pixels of an image's edge, that files may ask for."""
 

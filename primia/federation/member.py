@@ -29,6 +29,7 @@ from primia.secagg.messages import Advertisement, Roster, Shares, Task
 from primia.secagg.ring import RingVector
 from primia.secagg.site import SiteRole
 from primia.training.batches import steps_per_epoch
+from primia.untrusted.files import read_file
 
 if TYPE_CHECKING:  # Syft, Opacus and a compiler take most of a second to load, and most runs need none of them
     from primia.federation.site_box import SiteBox
@@ -218,7 +219,7 @@ class Member:
             )
             privacy.charge_statistics()
             atomic_text(path, json.dumps(sums.tolist()))
-        count, *rest = json.loads(path.read_text())
+        count, *rest = json.loads(read_file(path))
         return PixelSums(count, tuple(rest[: charter.channels]), tuple(rest[charter.channels :]))
 
     def identity(self, charter: Charter) -> Identity:

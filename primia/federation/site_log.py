@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from primia.errors import PrimiaError
+from primia.untrusted.files import Unusable, read_end
 
 FILE = "errors.log"
 
@@ -21,6 +22,9 @@ _LARGEST = 16 * 2**20
 _LONGEST = 20_000
 _LONGEST_LINE = 2_000
 """Letters of the longest traceback, of which the end says most, and of the longest error's words."""
+
+_LONGEST_ENTRY = 2**18
+"""Bytes that an error with its traceback is within."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +61,11 @@ class SiteLog:
         return self.path.stat().st_size if self.path.is_file() else 0
 
     def last(self) -> LogEntry | None:
-        """The last error; None where there is none."""
-        lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.is_file() else []
+        """The last error; None where there is none, or the file cannot be read."""
+        try:
+            lines = read_end(self.path, _LONGEST_ENTRY).decode("utf-8", "replace").splitlines()
+        except (OSError, Unusable):
+            return None
         begun = next((index for index in reversed(range(len(lines))) if lines[index] and not lines[index].startswith(_INDENT)), None)
         if begun is None:
             return None

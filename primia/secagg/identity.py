@@ -20,6 +20,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from primia.errors import ProtocolError, RunError
 from primia.files import atomic_text, private_folder
+from primia.untrusted.files import read_file
+
+_KEYS_LIMIT = 2**16
+"""Bytes of the largest file of private keys."""
 
 _GROUP = 4
 _LENGTH_BYTES = 2
@@ -113,7 +117,7 @@ class Identity:
                 f"{path}: private keys with mode {mode:04o}, others may read them; chmod 600, and make new ones if in doubt"
             )
         try:
-            return cls(name, syc.SyftPrivateKeys.from_jwks(json.loads(path.read_text())))
+            return cls(name, syc.SyftPrivateKeys.from_jwks(json.loads(read_file(path, _KEYS_LIMIT, follow=True))))
         except Exception as error:
             raise ProtocolError(f"{path}: holds no private keys ({error}); remove it to make new ones") from None
 

@@ -39,6 +39,15 @@ def read_file(path: Path, limit: int = DOCUMENT_LIMIT, *, follow: bool = False) 
     return content
 
 
+def read_end(path: Path, limit: int) -> bytes:
+    """The last ``limit`` bytes of a regular file; errors as of :func:`read_file`."""
+    check_regular(path)
+    descriptor = os.open(path, _READ | os.O_NOFOLLOW)
+    with os.fdopen(descriptor, "rb") as file:
+        file.seek(max(0, os.fstat(descriptor).st_size - limit))
+        return file.read(limit)
+
+
 def check_regular(path: Path, *, follow: bool = False) -> None:
     """Errors as of :func:`read_file`, for a file that something else opens."""
     _check_regular(path.stat() if follow else path.lstat(), None)

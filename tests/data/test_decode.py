@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from primia.data import decode as decoding
 from primia.data.decode import BadImage, decode
 
 
@@ -110,3 +112,20 @@ def test_real_chest_x_ray(shared_data: Path) -> None:
     decoded = decode(path, channels=1, image_size=112)
     assert decoded.shape == (1, 112, 112)
     assert 40 < decoded.mean() < 200 and decoded.std() > 20
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "x.png")
+    with pytest.raises(BadImage, match="no regular file"):
+        decode(tmp_path / "x.png", channels=1, image_size=8)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "I;16"])
+def test_a_small_file_of_many_pixels_is_refused(tmp_path: Path, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The attack: a picture of one colour, whose pixels take a thousand times its bytes, and more while they are scaled."""
+    monkeypatch.setattr(decoding, "PIXEL_LIMIT", 200 * 300)
+    Image.new(mode, (300, 200)).save(tmp_path / "fits.png")
+    assert decode(tmp_path / "fits.png", channels=1, image_size=8).shape == (1, 8, 8)
+    Image.new(mode, (300, 201)).save(tmp_path / "bomb.png")
+    with pytest.raises(BadImage, match="300 x 201 pixels, more than 60000"):
+        decode(tmp_path / "bomb.png", channels=1, image_size=8)

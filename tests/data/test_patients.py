@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from time import monotonic
 
 import pytest
 
+from primia.data import patients
 from primia.data.patients import patient_ids
 from primia.errors import DataError
 
@@ -48,3 +50,17 @@ def test_real_chest_x_rays_have_patients_with_several_images(shared_data: Path) 
     assert len(files) == 5216
     assert len(set(patients)) == 2635
     assert not set(patients) & set(files)
+
+
+@pytest.mark.parametrize("pattern", ["((a|aa)+)$", "^(?:a|a?)+(b)$", "(.*.*.*.*.*.*.*)z"])
+def test_an_expression_that_goes_back_and_forth_is_given_up(pattern: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The attack: settings of a run that somebody else made, and file names that keep their expression busy for ever."""
+    monkeypatch.setattr(patients, "_SECONDS", 1)
+    begun = monotonic()
+    with pytest.raises(DataError, match="takes more than 1 seconds for 2 file names; write it without repeats"):
+        patient_ids(["a" * 200 + ".png", "b.png"], pattern)
+    assert monotonic() - begun < 20
+
+
+def test_names_that_are_no_text_have_patients_too() -> None:
+    assert patient_ids(["x/p1-\udcff.png", "x/p2-\n.png", "x/q.png"], r"^(p\d)-") == ["p1", "p2", "x/q.png"]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -56,3 +57,13 @@ def test_old_errors_go_and_long_ones_are_cut(tmp_path: Path, monkeypatch: pytest
     entry = log.last()
     assert entry is not None and entry.words.startswith("ValueError: 49 ") and len(entry.words) < 3000
     assert (tmp_path / "errors.log.1").stat().st_mode & 0o777 == 0o600
+
+
+def test_of_a_file_of_any_size_the_end_is_read(tmp_path: Path) -> None:
+    log = SiteLog(tmp_path / "errors.log")
+    with log.path.open("wb") as file:
+        file.truncate(2**40)
+    assert log.last() is None or len(str(log.last())) < 2**20
+    log.path.unlink()
+    os.mkfifo(log.path)
+    assert log.last() is None, "nothing is waited for"

@@ -24,7 +24,11 @@ def test_a_signature_is_the_signers(pair: tuple[Identity, Identity]) -> None:
     a, b = pair
     signature = a.sign(b"text")
     a.public.verify(signature, b"text")
-    for identity, said, text in ((a, signature, b"other"), (b, signature, b"text"), (a, signature[:-1] + b"\0", b"text")):
+    for identity, said, text in (
+        (a, signature, b"other"),
+        (b, signature, b"text"),
+        (a, signature[:-1] + bytes([signature[-1] ^ 1]), b"text"),
+    ):
         with pytest.raises(ProtocolError, match=f"not that of '{identity.name}'"):
             identity.public.verify(said, text)
 
@@ -106,3 +110,13 @@ def test_a_document_put_together_from_two_is_refused(pair: tuple[Identity, Ident
         PublicIdentity("a", json.dumps(mixed)).key  # noqa: B018 - it raises
     with pytest.raises(ProtocolError, match="cannot be read"):
         PublicIdentity("a", "{}").key  # noqa: B018
+
+
+def test_a_file_of_any_size_is_no_keys(tmp_path: Path) -> None:
+    """The attack: a file of zeros without a block on the disk, which takes all memory when it is read whole."""
+    path = tmp_path / "keys.json"
+    with path.open("wb") as file:
+        file.truncate(2**40)
+    path.chmod(0o600)
+    with pytest.raises(ProtocolError, match="holds no private keys .*1099511627776 bytes, more than 65536"):
+        Identity.load_or_create("a", path)
