@@ -14,18 +14,21 @@ MARGIN, TITLE = 4, 20
 """Space between thumbnails and height of a line of text, in pixels."""
 
 
-def contact_sheet(catalogue: Catalogue, *, columns: int = 4, thumbnail: int = 96, most_sites: int = 12) -> Image.Image:
-    """Up to ``columns`` images of each class at each of the first ``most_sites`` sites, evenly spaced through their list.
+def contact_sheet(
+    catalogue: Catalogue, *, columns: int = 4, thumbnail: int = 96, most_sites: int = 12, most_classes: int = 24
+) -> Image.Image:
+    """Up to ``columns`` images of each of the first classes at each of the first sites, evenly spaced through their list.
 
     An image that cannot be read shows as a crossed box.
     """
     sites = sorted(set(catalogue.sites))[:most_sites]
+    classes = catalogue.classes[:most_classes]
     cell = columns * (thumbnail + MARGIN) + MARGIN
     height = thumbnail + TITLE + MARGIN
-    sheet = Image.new("RGB", (cell * len(catalogue.classes), TITLE + height * len(sites)), "white")
+    sheet = Image.new("RGB", (cell * len(classes), TITLE + height * len(sites)), "white")
     pen = ImageDraw.Draw(sheet)
     font = ImageFont.load_default(13)
-    for column, label in enumerate(catalogue.classes):
+    for column, label in enumerate(classes):
         pen.text((column * cell + MARGIN, 2), label, fill="black", font=font)
         for row, site in enumerate(sites):
             rows = _rows(catalogue, site, column)

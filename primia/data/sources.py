@@ -17,6 +17,7 @@ from primia.data.layout import SYNTHETIC_FILE, FolderListing, ImageFile, is_pack
 from primia.data.mnist import mnist_catalogue
 from primia.data.packed import packed_catalogue
 from primia.data.patients import patient_ids
+from primia.data.shard import CLASS_LIMIT
 from primia.errors import ConfigError, DataError
 
 MNIST_ROOT = Path("data/mnist")
@@ -74,6 +75,10 @@ def _from_path(settings: DataSettings) -> Catalogue:
         raise ConfigError("data.source = folder needs data.path (or --data DIR)")
     if not is_packed(root):
         listing = list_folder(root, settings.classes)
+        if len(listing.classes) > CLASS_LIMIT:
+            raise DataError(
+                f"{root}: {len(listing.classes)} folders of classes, and {CLASS_LIMIT} are the most; are they those of patients?"
+            )
         return folder_catalogue(
             listing, image_size=settings.image_size, channels=settings.channels, patient_pattern=settings.patient_pattern
         )

@@ -36,13 +36,14 @@ def make_catalogue() -> Callable[..., Catalogue]:
         sites: Sequence[str] = (),
         splits: Sequence[str] = (),
         patients: Sequence[str] = (),
+        classes: tuple[str, ...] = ("x", "y"),
         read: Callable[[int], NDArray[np.uint8]] | None = None,
         synthetic: bool = False,
     ) -> Catalogue:
         count = len(labels)
         return Catalogue(
             name="made",
-            classes=("x", "y"),
+            classes=classes,
             labels=np.array(labels, dtype=np.int64),
             patients=patients or [f"p{index}" for index in range(count)],
             sources=[f"{index}.png" for index in range(count)],

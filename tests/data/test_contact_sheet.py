@@ -28,6 +28,12 @@ def test_only_the_first_sites_are_shown(make_catalogue: Make) -> None:
     assert contact_sheet(made, most_sites=3).height < contact_sheet(made, most_sites=4).height
 
 
+def test_only_the_first_classes_are_shown(make_catalogue: Make) -> None:
+    """A sheet of a thousand classes would take gigabytes."""
+    made = make_catalogue(list(range(5)) * 2, classes=tuple("abcde"))
+    assert contact_sheet(made, most_classes=3).width < contact_sheet(made, most_classes=4).width == contact_sheet(made).width * 4 // 5
+
+
 def test_unreadable_image_is_a_crossed_box(make_catalogue: Make) -> None:
     def read(index: int) -> NDArray[np.uint8]:
         raise BadImage(Path("a.png"), "broken")

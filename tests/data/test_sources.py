@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from primia.config.settings import DataSettings
+from primia.data import sources
 from primia.data.sources import open_source
 from primia.errors import ConfigError, DataError
 
@@ -58,3 +59,10 @@ def test_pattern_that_fits_no_file(tmp_path: Path, write_images: Write) -> None:
 def test_classes_of_the_demonstration_are_its_own() -> None:
     with pytest.raises(ConfigError, match="leave data"):
         open_source(DataSettings(classes=("a", "b")))
+
+
+def test_folders_of_patients_are_no_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write_images: Write) -> None:
+    monkeypatch.setattr(sources, "CLASS_LIMIT", 2)
+    write_images(tmp_path, "x", "y", "z")
+    with pytest.raises(DataError, match="3 folders of classes, and 2 are the most; are they those of patients"):
+        opened(tmp_path)

@@ -11,6 +11,7 @@ from primia.federation.private_updates import PrivateUpdates
 from primia.federation.stages import build_stages, decode, encode
 from primia.federation.update import GlobalModel, Update
 from primia.models.flat import FlatSpec
+from primia.privacy.noise import SecureGenerator
 
 
 def tiny_model() -> nn.Module:
@@ -23,6 +24,14 @@ def mean_of(updates: list[Update], start: GlobalModel, spec: FlatSpec, weighting
     for update in others:
         total += update
     return decode(stages, total, start)
+
+
+def test_a_noised_sum_is_divided_by_all_sites_whoever_delivered() -> None:
+    """Divided by those who did, the mean would change by more than the clip with one site more."""
+    start = GlobalModel(0, np.zeros(4, dtype=np.float32), np.zeros(0, dtype=np.float32))
+    driver = PrivateUpdates(1.0, 4, 0.0, SecureGenerator())
+    total = Update(np.full(4, 3.0, dtype=np.float32), start.buffers, weight=3.0)
+    assert decode((driver,), total, start).weight == 4.0
 
 
 def test_mean_is_weighted_by_samples_or_uniform() -> None:

@@ -378,8 +378,10 @@ def test_a_roster_that_the_owner_does_not_want_gets_no_shares(begun: Any, grant:
     if "partners" not in grant:
         peers.write_text(peers.read_text().replace('"owner"', '"first contact"', 1))
     boxes["site-1"].grant(FEDERATION, **grant)
+    before = peers.read_text()
     reply = hosts.hosts[0].share(charter, "train", {"site-1": rosters["site-1"]})
     assert not reply.values and reply.failures[0].kind is Kind.PARTNERS
+    assert peers.read_text() == before, "no key of a roster that is not wanted is believed"
     assert said in SiteLog(boxes["site-1"].path / "errors.log").last().words  # type: ignore[union-attr]
 
 

@@ -19,12 +19,15 @@ from primia.federation.exchange import (
     SiteFailure,
     SiteReport,
     evaluation_terms,
+    facts_terms,
     model_digest,
+    round_terms,
 )
 from primia.federation.plan import assign_hosts
 from primia.federation.run_setup import RunSetup
 from primia.federation.secure import SecureCollector
 from primia.federation.setup import Prepared, prepare_run
+from primia.federation.update import GlobalModel
 from primia.secagg.identity import Identity
 from primia.secagg.messages import Task
 from primia.secagg.ring import Layout
@@ -353,6 +356,66 @@ def test_a_change_without_effect_is_the_same_work(attacker: Attacker) -> None:
     changed = replace(session, learner=replace(session.learner, training=session.charter.settings.training))
     total, reasons = attacker.train(changed, without="site-3")
     assert total is None and "agreed on with other sites before (site-3 differ)" in reasons[-1]
+
+
+def test_a_run_is_of_the_sites_that_it_began_with(attacker: Attacker) -> None:
+    """Sites that come later could be anybody's, and one that is left out would be told by subtraction."""
+    assert attacker.train(attacker.prepared.session)[0] is not None
+    fewer = attacker.named(id="other", sites=SITES[:2], training=SITES[:2])
+    session = replace(fewer, charter=replace(fewer.charter, settings=settings_of(attacker, "training", batch_size=2)))
+    host = attacker.hosts.hosts[0]
+    (failure,) = host.advertise(session.charter, aggregation(session.charter), ["site-1"]).failures
+    assert "this run was of other sites before" in failure.reason
+
+
+def test_facts_are_those_of_training_sites(attacker: Attacker) -> None:
+    """Over one that does not train, a sum of two would be the other's own."""
+    charter = attacker.named(id="other", training=SITES[:2]).charter
+    task = aggregation(charter, purpose="facts", round=0, sites=("site-1", "site-3"))
+    (failure,) = attacker.hosts.hosts[0].advertise(charter, task, ["site-1"]).failures
+    assert "not due" in failure.reason
+
+
+@pytest.mark.parametrize("round_", [-1, 4])
+def test_a_model_is_one_of_the_runs_rounds(attacker: Attacker, round_: int) -> None:
+    """A site's own BatchNorm layers and the journal go by it."""
+    model = replace(attacker.prepared.initial, round=round_)
+    (failure,) = attacker.hosts.hosts[0].evaluate(attacker.prepared.session, "validation", ["site-1"], model, {}).failures
+    assert f"a model of round {round_} in a run of 3" in failure.reason
+
+
+def test_a_site_that_does_not_train_is_not_trained(make_setup: Make, make_hosts: MakeHosts) -> None:
+    setup = make_setup(federation={"rounds": 3}, secure_aggregation={"enabled": False, "seal": False})
+    hosts = make_hosts(assign_hosts(setup.sites, 3))
+    attacker = Attacker(hosts, prepare_run(setup, hosts, DRIVER))
+    session = attacker.named(id="other", training=SITES[1:])
+    result = hosts.hosts[0].train(session, RoundTask(1, 3, ("site-1",), None), attacker.prepared.initial)
+    assert result.total is None and "does not train in this federation" in result.failures[0].reason
+
+
+def test_terms_are_of_all_that_decides_what_a_site_adds(attacker: Attacker) -> None:
+    """Sites that were told other ones, or given other models, add up to nothing that can be read."""
+    session, model = attacker.prepared.session, attacker.prepared.initial
+    other = GlobalModel(0, model.parameters + np.float32(1), model.buffers)
+    first, second = model_digest(model), model_digest(other)
+    assert first != second
+    assert evaluation_terms(session, "test", 0, first) != evaluation_terms(session, "test", 0, second)
+    assert evaluation_terms(session, "test", 0, first) != evaluation_terms(session, "test", 1, first)
+    task = RoundTask(1, 3, SITES, None, range=16.0)
+    assert round_terms(session, task, first) != round_terms(session, task, second)
+    assert round_terms(session, task, first) != round_terms(session, replace(task, range=8.0), first)
+    changed = attacker.named(run="other")
+    assert facts_terms(session.charter) != facts_terms(changed.charter)
+    assert evaluation_terms(session, "test", 0, first) != evaluation_terms(changed, "test", 0, first)
+
+
+def test_a_learner_of_other_settings_is_made_anew(attacker: Attacker) -> None:
+    """Where the gate has forgotten a charter, its id may come back with other settings."""
+    host, session = attacker.hosts.hosts[0], attacker.prepared.session
+    first = host._learner(session)
+    assert host._learner(session) is first
+    other = replace(session, learner=replace(session.learner, training=session.learner.training.model_copy(update={"batch_size": 2})))
+    assert host._learner(other) is not first and host._learner(other).spec == other.learner
 
 
 def test_facts_of_one_run_are_summed_over_one_set_of_sites(attacker: Attacker) -> None:

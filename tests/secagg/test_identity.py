@@ -118,5 +118,5 @@ def test_a_file_of_any_size_is_no_keys(tmp_path: Path) -> None:
     with path.open("wb") as file:
         file.truncate(2**40)
     path.chmod(0o600)
-    with pytest.raises(ProtocolError, match="holds no private keys .*1099511627776 bytes, more than 65536"):
+    with pytest.raises(ProtocolError, match=r"holds no private keys .*1099511627776 bytes, more than 65536"):
         Identity.load_or_create("a", path)
