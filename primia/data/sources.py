@@ -76,9 +76,7 @@ def _from_path(settings: DataSettings) -> Catalogue:
     if not is_packed(root):
         listing = list_folder(root, settings.classes)
         if len(listing.classes) > CLASS_LIMIT:
-            raise DataError(
-                f"{root}: {len(listing.classes)} folders of classes, and {CLASS_LIMIT} are the most; are they those of patients?"
-            )
+            raise DataError(f"{root}: {len(listing.classes)} folders of classes, {CLASS_LIMIT} are the most; are they those of patients?")
         return folder_catalogue(
             listing, image_size=settings.image_size, channels=settings.channels, patient_pattern=settings.patient_pattern
         )

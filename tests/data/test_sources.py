@@ -64,5 +64,5 @@ def test_classes_of_the_demonstration_are_its_own() -> None:
 def test_folders_of_patients_are_no_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write_images: Write) -> None:
     monkeypatch.setattr(sources, "CLASS_LIMIT", 2)
     write_images(tmp_path, "x", "y", "z")
-    with pytest.raises(DataError, match="3 folders of classes, and 2 are the most; are they those of patients"):
+    with pytest.raises(DataError, match="3 folders of classes, 2 are the most; are they those of patients"):
         opened(tmp_path)
