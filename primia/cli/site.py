@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from primia.cli.site_display import show_box, show_boxes, terms
+from primia.cli.terminal import say
 
 if TYPE_CHECKING:
     from primia.federation.site_box import SiteBox
@@ -41,10 +42,10 @@ def init(
     made = create_boxes(box, data, site=site, owner=owner)
     show_boxes(made)
     alone = (box / CARD_FILE).is_file()
-    typer.echo(f"wrote {box} ({len(made)} site {'box' if alone else 'boxes'}; nobody is granted anything yet)")
+    say(f"wrote {box} ({len(made)} site {'box' if alone else 'boxes'}; nobody is granted anything yet)")
     if not alone:
-        typer.echo("This is for trying out: in reality each hospital makes its own box of its own images, and nobody holds two.")
-    typer.echo(f"next: primia-ray site grant {box} FEDERATION{'' if alone else ' --all'}")
+        say("This is for trying out: in reality each hospital makes its own box of its own images, and nobody holds two.")
+    say(f"next: primia-ray site grant {box} FEDERATION{'' if alone else ' --all'}")
 
 
 @app.command()
@@ -66,7 +67,7 @@ def show(
         show_box(_one(box), last)
     else:
         show_boxes(find_boxes(box))
-        typer.echo(f"next: primia-ray site show {box}/SITE")
+        say(f"next: primia-ray site show {box}/SITE")
 
 
 @app.command()
@@ -110,10 +111,9 @@ def grant(
             pinned=pinned,
             first_contact=first_contact,
         )
-        typer.echo(f"granted {federation} the data of {each.name}: {terms(each, given)}")
-    typer.echo(
-        f"wrote {box}\nnext: primia-ray site show {box}, or take it back: primia-ray site revoke {box} {federation}{_all(everywhere)}"
-    )
+        say(f"granted {federation} the data of {each.name}: {terms(each, given)}")
+    back = f"primia-ray site revoke {box} {federation}{_all(everywhere)}"
+    say(f"wrote {box}", f"next: primia-ray site show {box}, or take it back: {back}")
 
 
 @app.command()
@@ -127,13 +127,13 @@ def revoke(box: BoxOrBoxes, federation: Federation, everywhere: All = False) -> 
     failures = []
     for each in _chosen(box, everywhere):
         try:
-            typer.echo(f"revoked {federation} at {each.name} ({each.revoke(federation).revoked})")
+            say(f"revoked {federation} at {each.name} ({each.revoke(federation).revoked})")
         except ConsentError as error:
             failures.append(error)
     if failures:
         rest = f" (and {len(failures) - 1} more)" if len(failures) > 1 else ""
         raise ConsentError(f"{failures[0]}{rest}")
-    typer.echo(f"wrote {box}\nnext: primia-ray site show {box}")
+    say(f"wrote {box}", f"next: primia-ray site show {box}")
 
 
 @app.command()
@@ -150,8 +150,8 @@ def pin(
 
     opened, peer = _one(box), read_public_key(public_key)
     new = opened.pin(peer, by_owner=True, replace=replace)
-    typer.echo(f"{'pinned' if new else 'known already:'} {peer.name}, fingerprint {peer.fingerprint}")
-    typer.echo(f"wrote {box}\nnext: compare this fingerprint with {peer.name} by telephone" if new else "nothing to do")
+    say(f"{'pinned' if new else 'known already:'} {peer.name}, fingerprint {peer.fingerprint}")
+    say(*([f"wrote {box}", f"next: compare this fingerprint with {peer.name} by telephone"] if new else ["nothing to do"]))
 
 
 def _one(path: Path) -> SiteBox:
@@ -180,5 +180,5 @@ def _hand_out(box: SiteBox, output: Path) -> None:
     from primia.files import atomic_text
 
     atomic_text(output, box.public_document() + "\n")
-    typer.echo(f"wrote {output} (public keys of {box.name}, fingerprint {box.public.fingerprint})")
-    typer.echo(f"next, at each other site: primia-ray site pin BOX {output.name}, and compare the fingerprint by telephone")
+    say(f"wrote {output} (public keys of {box.name}, fingerprint {box.public.fingerprint})")
+    say(f"next, at each other site: primia-ray site pin BOX {output.name}, and compare the fingerprint by telephone")

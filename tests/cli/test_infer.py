@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from click.testing import Result
 from PIL import Image
-from rich.console import Console
 from typer.testing import CliRunner
 
 import primia
 from primia import api
 from primia.cli.inference_display import job_progress, show_agreement, show_costs
 from primia.cli.main import app
+from primia.cli.terminal import Terminal
 from primia.config.settings import ModelSettings
 from primia.data.statistics import Normalisation
 from primia.errors import ConfigError, DataError, ModelError, RunError
@@ -207,8 +207,8 @@ COSTS = {
 }
 
 
-def console() -> Console:
-    return Console(record=True, width=100)
+def console() -> Terminal:
+    return Terminal(record=True, width=100)
 
 
 @pytest.fixture
