@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from primia.cli.commands import Commands
 from primia.cli.terminal import Terminal, say
 
 if TYPE_CHECKING:
     from primia.config.settings import Settings
 
-app = typer.Typer(help="Show, check and explain settings.", no_args_is_help=True)
+app = Commands(help="Show, check and explain settings.", no_args_is_help=True)
 
 ConfigOption = Annotated[Path | None, typer.Option("--config", "-c", help="Settings, an .ini file; without it the defaults.")]
 SetOption = Annotated[list[str] | None, typer.Option("--set", "-s", metavar="SECTION.KEY=VALUE", help="A setting on top; repeatable.")]

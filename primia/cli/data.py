@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from primia.cli.commands import Commands
 from primia.cli.terminal import Terminal, bars, headings, say
 
 if TYPE_CHECKING:
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
     from primia.data.packed import Progress
     from primia.data.statistics import PixelSums
 
-app = typer.Typer(help="Make, fetch, split, pack, count and look at images.", no_args_is_help=True)
-fetch = typer.Typer(help="Get public data sets.", no_args_is_help=True)
+app = Commands(help="Make, fetch, split, pack, count and look at images.", no_args_is_help=True)
+fetch = Commands(help="Get public data sets.", no_args_is_help=True)
 app.add_typer(fetch, name="fetch")
 
 MOST_ROWS = 40

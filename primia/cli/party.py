@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from primia.cli.commands import Commands
 from primia.cli.config import ConfigOption, SetOption
 from primia.cli.inference_display import show_costs, show_summary, transfer_progress
 from primia.cli.terminal import Terminal, say
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from primia.config.settings import InferenceSettings
     from primia.inference.links import Address
 
-app = typer.Typer(help="Encrypted inference between parties that share no cluster, over mutual TLS.", no_args_is_help=True)
+app = Commands(help="Encrypted inference between parties that share no cluster, over mutual TLS.", no_args_is_help=True)
 
 Folder = Annotated[Path, typer.Option("--certificates", help="Folder with this party's certificate and key, and ca.pem.")]
 Session = Annotated[str, typer.Option(help="Any text; the same at all three parties, another for every inference.")]

@@ -116,6 +116,7 @@ def compare(
         list[Path], typer.Argument(metavar="RUN...", help="Folders of finished runs: federated, pooled, local, several seeds.")
     ],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Also write the comparison, as .csv, .json or .html.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file where it exists.")] = False,
 ) -> None:
     """Put runs side by side: pooled, each site alone, federated; and say whether they are comparable.
 
@@ -125,7 +126,7 @@ def compare(
     from primia.report.compare import compare as compare_runs
 
     if output:
-        comparison_output.check_output(output)
+        comparison_output.check_output(output, overwrite=overwrite)
     comparison = compare_runs(runs)
     console = Terminal()
     console.print(comparison_output.comparison_table(comparison))

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from primia.cli.commands import Commands
 from primia.cli.site_display import show_box, show_boxes, terms
 from primia.cli.terminal import say
 
 if TYPE_CHECKING:
     from primia.federation.site_box import SiteBox
 
-app = typer.Typer(help="For data owners: a site's box with its data, keys, grants and audit log.", no_args_is_help=True)
+app = Commands(help="For data owners: a site's box with its data, keys, grants and audit log.", no_args_is_help=True)
 
 Box = Annotated[Path, typer.Argument(metavar="BOX", help="Site box.")]
 BoxOrBoxes = Annotated[Path, typer.Argument(metavar="BOX", help="Site box, or a folder of boxes.")]
@@ -23,7 +24,7 @@ Federation = Annotated[str, typer.Argument(help="Name of one federation, name@do
 All = Annotated[bool, typer.Option("--all", help="BOX is a folder: do it in every box there.")]
 
 
-@app.command()
+@app.command(boxes=["box"])
 def init(
     box: Annotated[Path, typer.Argument(metavar="BOX", help="New folder.")],
     data: Annotated[Path, typer.Option(help="Packed shards (primia-ray data pack).")],
@@ -36,9 +37,11 @@ def init(
 
     Example: primia-ray site init box/ --data packed/ --owner data@clinic-a.example
     """
+    from primia.data.closed import refuse_box
     from primia.federation.boxes import create_boxes
     from primia.federation.site_box import CARD_FILE
 
+    refuse_box(box.resolve().parent)
     made = create_boxes(box, data, site=site, owner=owner)
     show_boxes(made)
     alone = (box / CARD_FILE).is_file()
@@ -48,7 +51,7 @@ def init(
     say(f"next: primia-ray site grant {box} FEDERATION{'' if alone else ' --all'}")
 
 
-@app.command()
+@app.command(boxes=["box"])
 def show(
     box: BoxOrBoxes,
     public_key: Annotated[Path | None, typer.Option("--public-key", help="File to write the public keys to, for others to pin.")] = None,
@@ -70,7 +73,7 @@ def show(
         say(f"next: primia-ray site show {box}/SITE")
 
 
-@app.command()
+@app.command(boxes=["box"])
 def grant(
     box: BoxOrBoxes,
     federation: Federation,
@@ -116,7 +119,7 @@ def grant(
     say(f"wrote {box}", f"next: primia-ray site show {box}, or take it back: {back}")
 
 
-@app.command()
+@app.command(boxes=["box"])
 def revoke(box: BoxOrBoxes, federation: Federation, everywhere: All = False) -> None:
     """Take a grant back. A run under way loses the site at its next round; what was learnt before stays learnt.
 
@@ -136,7 +139,7 @@ def revoke(box: BoxOrBoxes, federation: Federation, everywhere: All = False) -> 
     say(f"wrote {box}", f"next: primia-ray site show {box}")
 
 
-@app.command()
+@app.command(boxes=["box"])
 def pin(
     box: Box,
     public_key: Annotated[Path, typer.Argument(metavar="PUBLIC_KEY_FILE", help="What another site wrote with show --public-key.")],
@@ -177,8 +180,10 @@ def _all(everywhere: bool) -> str:
 
 
 def _hand_out(box: SiteBox, output: Path) -> None:
+    from primia.data.closed import refuse_box
     from primia.files import atomic_text
 
+    refuse_box(output)
     atomic_text(output, box.public_document() + "\n")
     say(f"wrote {output} (public keys of {box.name}, fingerprint {box.public.fingerprint})")
     say(f"next, at each other site: primia-ray site pin BOX {output.name}, and compare the fingerprint by telephone")

@@ -57,10 +57,12 @@ def read_settings(console: Terminal, config: Path | None, data: Path | None, ove
 
     Raises:
         ConfigError: a setting is wrong, or would move what is resumed.
+        ConsentError: what is written would lie in a site box.
     """
     from rich.text import Text
 
     from primia.config.reader import read_config
+    from primia.data.closed import refuse_box
 
     keys = {each.partition("=")[0].strip() for each in overrides}
     if resume and (moved := [flag for key, flag in _PLACE.items() if key in keys]):
@@ -72,6 +74,9 @@ def read_settings(console: Terminal, config: Path | None, data: Path | None, ove
     settings, warnings = read_config(base, given)
     if data and settings.data.source == "demo":
         settings, warnings = read_config(base, [*given, "data.source=folder"])
+    for place in (settings.run.output, settings.data.cache):
+        if place:
+            refuse_box(place)
     for warning in warnings:
         console.say(Text.assemble(("warning", "yellow"), " ", warning))
     return settings

@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+from primia.data.closed import refuse_box
 from primia.errors import ConfigError, RunError
 from primia.files import atomic_path, atomic_text, scratch_file
 from primia.inference.predictions import Prediction, Predictions
@@ -20,8 +21,10 @@ def check_output(path: Path, *, overwrite: bool = False) -> None:
     Raises:
         ConfigError: the name ends in none of .csv, .json, .parquet.
         RunError: its folder is missing or cannot be written to, or a file would be overwritten without ``overwrite``.
+        ConsentError: it would lie in a site box.
     """
     _writer(path)
+    refuse_box(path)
     try:
         if not path.parent.is_dir():
             raise RunError(f"cannot write {path}: there is no folder {path.parent}; make it, or give another --output")

@@ -14,7 +14,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from primia.errors import ConfigError
+from primia.data.closed import refuse_box
+from primia.errors import ConfigError, RunError
 from primia.files import atomic_text
 from primia.report import format as fmt
 from primia.report.compare import SCORES, ComparedRun, Comparison, RunGroup
@@ -57,13 +58,29 @@ def write_comparison(comparison: Comparison, output: Path) -> None:
     Raises:
         ConfigError: the suffix is none of .csv, .json, .html.
         RunError: the file cannot be written.
+        ConsentError: it would lie in a site box.
     """
-    atomic_text(output, _writer(output)(comparison))
+    write = _writer(output)
+    refuse_box(output)
+    atomic_text(output, write(comparison))
 
 
-def check_output(output: Path) -> None:
-    """Raise what :func:`write_comparison` would raise for the suffix, before any work."""
+def check_output(output: Path, *, overwrite: bool = False) -> None:
+    """Raise, before any work, what would keep :func:`write_comparison` from writing ``output``.
+
+    Raises:
+        ConfigError: the suffix is none of .csv, .json, .html.
+        RunError: its folder is missing, or something is there already; a file may be replaced with ``overwrite``.
+        ConsentError: it would lie in a site box.
+    """
     _writer(output)
+    refuse_box(output)
+    if not output.parent.is_dir():
+        raise RunError(f"cannot write {output}: there is no folder {output.parent}; make it, or give another --output")
+    if output.is_dir():
+        raise RunError(f"cannot write {output}: it is a folder; give another --output")
+    if output.exists() and not overwrite:
+        raise RunError(f"{output} exists; give another --output, or --overwrite to replace it")
 
 
 def to_csv(comparison: Comparison) -> str:

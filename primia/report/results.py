@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from primia.data.closed import refuse_box
 from primia.errors import RunError
 from primia.report.summary import RunSummary
 from primia.untrusted.documents import read_object, validated
@@ -66,7 +67,9 @@ class RunResults:
 
         Raises:
             RunError: the folder is missing, is no run folder, is not finished, or holds a file that cannot be read.
+            ConsentError: it lies in a site box.
         """
+        refuse_box(path)
         return cls(path, _read_summary(path), _read_rounds(path / "rounds.parquet"), _read_fingerprint(path / "data.json"))
 
     @property

@@ -13,6 +13,7 @@ from torch import nn
 
 from primia.config.reader import load_config
 from primia.config.settings import Settings
+from primia.data.closed import refuse_box
 from primia.data.federation import FederatedData, SiteShards
 from primia.data.shard import JoinedDataset, Shard
 from primia.errors import ConsentError, RunError
@@ -71,8 +72,9 @@ class Subject:
         Raises:
             RunError: not a run folder, the run is not finished, or the images are not those it was trained on.
             DataError, ModelError: images or model are not there any more, or are broken.
-            ConsentError: a site box whose private half this user may not read.
+            ConsentError: a site box whose private half this user may not read, or that the folder lies in.
         """
+        refuse_box(path)
         summary, settings = _read_summary(path), load_config(path / "config.ini")
         model, card = load_model(path)
         data = locate(settings)
