@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from primia.report import format as fmt
 from primia.report.compare import SCORES, ComparedRun, Comparison, RunGroup
 from primia.report.figures import score_dots
 from primia.report.html import image_source, render
+from primia.untrusted.shown import write_csv
 
 _COLUMNS: dict[str, tuple[str, Callable[[float | None], str]]] = {
     "test_mcc": ("test\nMCC", fmt.score),
@@ -87,9 +87,7 @@ def to_csv(comparison: Comparison) -> str:
     """One row a run."""
     rows = [_row(run) for run in comparison.runs]
     text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
+    write_csv(text, list(rows[0]), rows)
     return text.getvalue()
 
 

@@ -115,7 +115,7 @@ def test_an_existing_file_is_replaced_only_when_asked(run: Path, here: Path) -> 
     assert isinstance(result.exception, RunError) and "--overwrite" in str(result.exception)
     assert (here / "predictions.csv").read_text() == "precious"
     assert call(run, "--data", "flat", "--overwrite").exit_code == 0
-    assert (here / "predictions.csv").read_text().startswith("file,status")
+    assert (here / "predictions.csv").read_text().startswith('"file","status"')
 
 
 @pytest.mark.parametrize(
