@@ -42,7 +42,7 @@ def _report_run(run: Path) -> None:
     console = Terminal()
     console.print(metrics_table(results.summary))
     console.print(class_table(results.summary))
-    console.print(round_table(results.rounds, results.summary.best_round))
+    console.print(round_table(results.rounds, results.summary.best_round, results.hidden_rounds))
     console.print(communication_table(results.summary))
     _say_written(console, path)
     console.say("next   primia-ray compare RUN...     put runs side by side")

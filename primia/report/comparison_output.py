@@ -20,6 +20,7 @@ from primia.report import format as fmt
 from primia.report.compare import SCORES, ComparedRun, Comparison, RunGroup
 from primia.report.figures import score_dots
 from primia.report.html import image_source, render
+from primia.report.tables import foreign
 from primia.untrusted.shown import write_csv
 
 _COLUMNS: dict[str, tuple[str, Callable[[float | None], str]]] = {
@@ -43,12 +44,12 @@ _PAGE_COLUMNS = {
 def comparison_table(comparison: Comparison) -> RenderableType:
     """Runs group by group with the mean and spread of each group, then whether they compare, and the conclusion last."""
     fair = [Text("comparable: the same images, settings and optimisation steps", style="green")] if len(comparison.runs) > 1 else []
-    unfair = [Text("NOT comparable as they are:", style="bold red"), *(Text(f"  {line}") for line in comparison.differences)]
+    unfair = [Text("NOT comparable as they are:", style="bold red"), *(foreign(f"  {line}") for line in comparison.differences)]
     return Group(
         _runs_table(comparison),
         *(fair if comparison.is_fair else unfair),
-        *(Text(f"note: {line}", style="dim") for line in comparison.caveats),
-        *(Text(line, style="bold") for line in comparison.conclusions),
+        *(foreign(f"note: {line}", "dim") for line in comparison.caveats),
+        *(foreign(line, "bold") for line in comparison.conclusions),
     )
 
 
@@ -155,12 +156,12 @@ def _runs_table(comparison: Comparison) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=0)
     table.add_column("", overflow="fold")
     for heading in ("seed", "rounds", "steps", *(_COLUMNS[name][0] for name in columns)):
-        table.add_column(heading, justify="right", no_wrap=True)
+        table.add_column(Group(*heading.split("\n")), justify="right", no_wrap=True)
     for group in comparison.groups:
-        table.add_row(Text(group.label, style="bold"))
+        table.add_row(foreign(group.label, "bold"))
         for run in group.runs:
             cells = [_COLUMNS[name][1](getattr(run.scores, name)) for name in columns]
-            table.add_row(Text(f"  {run.name}"), str(run.seed), str(run.rounds), fmt.count(run.steps), *cells)
+            table.add_row(foreign(f"  {run.name}"), str(run.seed), str(run.rounds), fmt.count(run.steps), *cells)
         if len(group.runs) > 1:
             table.add_row(f"  mean of {len(group.runs)}", "", "", "", *(_mean(group, name) for name in columns), style="italic")
             table.add_row("  ± sd", "", "", "", *(_deviation(group, name) for name in columns), style="italic")
