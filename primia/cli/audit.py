@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import typer
 
+from primia.cli.terminal import Terminal
+from primia.cli.terminal import bars as progress_bars
+
 if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.progress import Progress
     from rich.table import Table
 
     from primia.privacy.attacks.membership_audit import MembershipAudit
@@ -39,12 +40,10 @@ def audit(
 
     Example: primia-ray audit runs/first
     """
-    from rich.console import Console
-
     from primia import api
 
-    console = Console()
-    with _progress(console) as progress:
+    console = Terminal()
+    with progress_bars(console, elapsed=True) as progress:
         bars = {part: progress.add_task(words, total=None) for part, words in _TASKS.items() if only in (None, part)}
 
         def show(part: str, at: int, total: int) -> None:
@@ -65,14 +64,7 @@ def _stop() -> NoReturn:
     os._exit(_INTERRUPTED)
 
 
-def _progress(console: Console) -> Progress:
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(elapsed_when_finished=True))
-    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
-
-
-def _show(console: Console, done: Audit, page: Path) -> None:
+def _show(console: Terminal, done: Audit, page: Path) -> None:
     from primia.report.audit_page import compare_bound, headlines
 
     if done.inversion:
@@ -82,9 +74,9 @@ def _show(console: Console, done: Audit, page: Path) -> None:
     if done.one_run:
         console.print(_one_run_table(done.one_run))
     for line in (*headlines(done), *([compare_bound(done.membership)] if done.membership else [])):
-        console.print(line, markup=False, highlight=False)
-    console.print(f"wrote  {page}     shows training images: keep it where they may be kept", markup=False, highlight=False, soft_wrap=True)
-    console.print(f"next   {_advice(done)}", markup=False, highlight=False, soft_wrap=True)
+        console.print(line)
+    console.say(f"wrote  {page}     shows training images: keep it where they may be kept")
+    console.say(f"next   {_advice(done)}")
 
 
 def _inversion_table(audit: ReconstructionAudit) -> Table:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from primia.cli.commands import Commands
+from primia.cli.terminal import Terminal, say
+
 if TYPE_CHECKING:
     from primia.config.settings import Settings
 
-app = typer.Typer(help="Show, check and explain settings.", no_args_is_help=True)
+app = Commands(help="Show, check and explain settings.", no_args_is_help=True)
 
 ConfigOption = Annotated[Path | None, typer.Option("--config", "-c", help="Settings, an .ini file; without it the defaults.")]
 SetOption = Annotated[list[str] | None, typer.Option("--set", "-s", metavar="SECTION.KEY=VALUE", help="A setting on top; repeatable.")]
@@ -24,7 +28,11 @@ def show(config: ConfigOption = None, sets: SetOption = None) -> None:
     """
     from primia.config.reader import dump_config
 
-    typer.echo(dump_config(_read(config, sets)), nl=False)
+    text = dump_config(_read(config, sets))
+    if sys.stdout.isatty():
+        say(*text.removesuffix("\n").split("\n"))
+    else:
+        typer.echo(text, nl=False)  # a file gets every sign as it is
 
 
 @app.command()
@@ -34,7 +42,7 @@ def check(config: ConfigOption = None, sets: SetOption = None) -> None:
     Example: primia-ray config check --config configs/mnist.ini
     """
     settings = _read(config, sets)
-    typer.echo(f"ok: {_description(settings)}")
+    say(f"ok: {_description(settings)}")
 
 
 @app.command()
@@ -52,7 +60,7 @@ def reference(
         typer.echo(reference_markdown(), nl=False)
         return
     atomic_text(output, reference_markdown())
-    typer.echo(f"wrote {output}")
+    say(f"wrote {output}")
 
 
 def _description(settings: Settings) -> str:
@@ -86,5 +94,5 @@ def _read(config: Path | None, sets: list[str] | None) -> Settings:
 
     settings, warnings = read_config(config, sets or [])
     for warning in warnings:
-        typer.secho(f"warning: {warning}", fg=typer.colors.YELLOW, err=True)
+        Terminal(stderr=True).say(f"warning: {warning}", "yellow")
     return settings

@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from primia.cli.commands import Commands
+from primia.cli.terminal import Terminal, bars, headings, say
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -17,8 +20,8 @@ if TYPE_CHECKING:
     from primia.data.packed import Progress
     from primia.data.statistics import PixelSums
 
-app = typer.Typer(help="Make, fetch, split, pack, count and look at images.", no_args_is_help=True)
-fetch = typer.Typer(help="Get public data sets.", no_args_is_help=True)
+app = Commands(help="Make, fetch, split, pack, count and look at images.", no_args_is_help=True)
+fetch = Commands(help="Get public data sets.", no_args_is_help=True)
 app.add_typer(fetch, name="fetch")
 
 MOST_ROWS = 40
@@ -88,12 +91,11 @@ def pneumonia(
     from primia.data.pneumonia import SOURCE, sort_pneumonia
 
     if source is None or output is None:
-        typer.echo(f"Download and unpack {SOURCE}, about 1.2 GB:\n  https://data.mendeley.com/datasets/rscbjbr9sj")
-        typer.echo("then: primia-ray data fetch pneumonia --from DOWNLOADED_FOLDER --output data/chest_xray")
+        say(f"Download and unpack {SOURCE}, about 1.2 GB:", "  https://data.mendeley.com/datasets/rscbjbr9sj")
+        say("then: primia-ray data fetch pneumonia --from DOWNLOADED_FOLDER --output data/chest_xray")
         return
     found = sort_pneumonia(source, output, copy=copy)
-    for line in found.report():
-        typer.echo(line)
+    say(*found.report())
     _wrote(output, f"primia-ray data split {output} --output {output}-sites", f"{found.images} images")
 
 
@@ -168,8 +170,7 @@ def pack(
     with _progress() as progress:
         notes = pack_catalogue(placed, output, on_bad_image, progress)
     _show_counts(placed)
-    for image in notes.skipped:
-        typer.echo(f"skipped {image}")
+    say(*(f"skipped {image}" for image in notes.skipped))
     _wrote(output, _train(output, placed, packed=True), f"{notes.shards} shards, {len(notes.skipped)} images skipped")
 
 
@@ -179,29 +180,26 @@ def stats(folder: Folder, image_size: Size = 64, patient_pattern: Pattern = "aut
 
     Example: primia-ray data stats sites/
     """
-    from rich.console import Console
-
     from primia.data.layout import is_packed
     from primia.data.overview import file_sizes, pixels
 
     catalogue = _open(folder, image_size, patient_pattern)
     _show_counts(catalogue)
     if is_packed(folder):
-        typer.echo(f"packed at {catalogue.image_size} pixels, {catalogue.channels} channel(s)")
+        say(f"packed at {catalogue.image_size} pixels, {catalogue.channels} channel(s)")
     else:
-        typer.echo(f"{_size_range(file_sizes(folder, catalogue.sources))}; statistics at {image_size} pixels, grey")
+        say(f"{_size_range(file_sizes(folder, catalogue.sources))}; statistics at {image_size} pixels, grey")
     found = pixels(catalogue)
-    Console().print(_pixel_table(found.sites | ({"all sites": found.pooled()} if len(found.sites) > 1 else {})))
-    for image in found.bad:
-        typer.echo(f"cannot be read: {image.path} ({image.reason})")
-    typer.echo(f"next: primia-ray data show {folder} --output sheet.png")
+    Terminal().print(_pixel_table(found.sites | ({"all sites": found.pooled()} if len(found.sites) > 1 else {})))
+    say(*(f"cannot be read: {image.path} ({image.reason})" for image in found.bad))
+    say(f"next: primia-ray data show {folder} --output sheet.png")
 
 
 @app.command()
 def show(
     folder: Folder,
     output: Annotated[Path, typer.Option("--output", "-o", help="PNG file.")] = Path("sheet.png"),
-    columns: Annotated[int, typer.Option(min=1, help="Images in each cell.")] = 4,
+    columns: Annotated[int, typer.Option(min=1, max=20, help="Images in each cell.")] = 4,
 ) -> None:
     """Write a contact sheet, a row a site and a column a class, and print the same as a table of counts.
 
@@ -242,23 +240,18 @@ def _open(folder: Path, image_size: int, patient_pattern: str) -> Catalogue:
 
 @contextmanager
 def _progress() -> Iterator[Progress]:
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bars
-
-    with Bars(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), transient=True) as bars:
-        task = bars.add_task("")
-        yield lambda what, done, total: bars.update(task, description=what, completed=done, total=total)
+    with bars(Terminal()) as shown:
+        task = shown.add_task("")
+        yield lambda what, done, total: shown.update(task, description=what, completed=done, total=total)
 
 
 def _show_counts(catalogue: Catalogue) -> None:
-    from rich.console import Console
-
-    console = Console()
+    console = Terminal()
     console.print(_count_table(catalogue))
     for warning in catalogue.warnings:
-        console.print(f"warning: {warning}", style="yellow", markup=False, soft_wrap=True)
+        console.say(f"warning: {warning}", "yellow")
     if catalogue.synthetic:
-        console.print("These images are synthetic.")
+        console.say("These images are synthetic.")
 
 
 def _count_table(catalogue: Catalogue) -> Table:
@@ -267,16 +260,20 @@ def _count_table(catalogue: Catalogue) -> Table:
     from primia.data.overview import groups
 
     table = Table("split", "site", title="images by site and class")
-    for label in (*catalogue.classes, "images", "patients"):
+    shown = range(len(headings(catalogue.classes)))
+    for label in (*headings(catalogue.classes), "images", "patients"):
         table.add_column(label, justify="right")
     found = groups(catalogue)
     for group in found[:MOST_ROWS]:
-        table.add_row(group.split or "-", group.site or "-", *map(str, group.counts), str(sum(group.counts)), str(group.patients))
+        counts = (str(group.counts[label]) for label in shown)
+        table.add_row(group.split or "-", group.site or "-", *counts, str(sum(group.counts)), str(group.patients))
     if len(found) > MOST_ROWS:
         table.add_row("...", f"and {len(found) - MOST_ROWS} more")
-    totals = [sum(group.counts[label] for group in found) for label in range(len(catalogue.classes))]
+    totals = [sum(group.counts[label] for group in found) for label in shown]
     table.add_section()
     table.add_row("all", "", *map(str, totals), str(len(catalogue)), str(len(set(catalogue.patients))))
+    if not shown:
+        table.caption = f"{len(catalogue.classes):,} classes"
     return table
 
 
@@ -307,4 +304,4 @@ def _train(folder: Path, catalogue: Catalogue, *, packed: bool) -> str:
 
 
 def _wrote(output: Path, next_command: str, what: str) -> None:
-    typer.echo(f"wrote {output} ({what})\nnext: {next_command}")
+    say(f"wrote {output} ({what})", f"next: {next_command}")

@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from primia.cli.terminal import Terminal
+
 
 def evaluate(
     run: Annotated[Path, typer.Argument(help="Run folder.")],
@@ -31,18 +33,16 @@ def evaluate(
     if as_json:
         typer.echo(json.dumps(results, indent=1))
         return
-    from rich.console import Console
-
     from primia.report.tables import evaluation_tables
 
-    console = Console()
+    console = Terminal()
     console.print(
         f"{results['images']} images: accuracy {results['accuracy']:.1%}, balanced accuracy {results['balanced_accuracy']:.1%}, "
         f"MCC {results['mcc']:.3f}, ROC-AUC {'-' if results['roc_auc'] is None else format(results['roc_auc'], '.3f')}"
     )
     for name, metrics in results.get("sites", {}).items():
-        console.print(f"  {name}: {metrics['images']} images, MCC {metrics['mcc']:.3f}, accuracy {metrics['accuracy']:.1%}", markup=False)
+        console.print(f"  {name}: {metrics['images']} images, MCC {metrics['mcc']:.3f}, accuracy {metrics['accuracy']:.1%}")
     for table in evaluation_tables(results, "all images"):
         console.print(table)
     for image in results["skipped"]:
-        console.print(f"skipped {image}", markup=False)
+        console.say(f"skipped {image}")

@@ -10,10 +10,9 @@ import typer
 
 from primia.cli.config import SetOption
 from primia.cli.inference_display import job_progress, show_agreement, show_costs, show_summary, transfer_progress
+from primia.cli.terminal import Terminal
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from primia.api import EncryptedOptions
 
 _BATCH_SIZE = 32
@@ -53,12 +52,10 @@ def infer(
 
     Example: primia-ray infer runs/first --data new_images/ --encrypted --check
     """
-    from rich.console import Console
-
     from primia import api
     from primia.errors import ConfigError
 
-    console = Console()
+    console = Terminal()
     options = api.EncryptedOptions(calibration, keys, resume, address, tuple(sets or ()))
     if preprocess:
         _prepare(console, run, preprocess, keys, options)
@@ -90,16 +87,16 @@ def infer(
     _show_next(console, summary, run, data, target)
 
 
-def _prepare(console: Console, run: Path, images: int, keys: Path | None, options: EncryptedOptions) -> None:
+def _prepare(console: Terminal, run: Path, images: int, keys: Path | None, options: EncryptedOptions) -> None:
     from primia import api
 
     folder = keys or run / "keys"
     with job_progress(console) as on_event:
         summary = api.prepare_keys(run, images, keys=folder, options=options, on_event=on_event)
-    console.print(f"keys for {summary['keys']:,} images in {summary['seconds']:.1f} s, each to be used once", highlight=False)
+    console.print(f"keys for {summary['keys']:,} images in {summary['seconds']:.1f} s, each to be used once")
     command = f"primia-ray infer {quote(str(run))} --data DIR --encrypted --keys {quote(str(folder))}"
     for line in (f"{'keys':<12}{folder}", f"{'next':<12}{command}"):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        console.say(line)
 
 
 def _json(run: Path, data: Path, output: Path | None, overwrite: bool, batch_size: int | None, options: EncryptedOptions | None) -> None:
@@ -119,7 +116,7 @@ def _json(run: Path, data: Path, output: Path | None, overwrite: bool, batch_siz
     typer.echo(json.dumps(document, indent=1))
 
 
-def _show_next(console: Console, summary: dict[str, Any], run: Path, data: Path, target: Path) -> None:
+def _show_next(console: Terminal, summary: dict[str, Any], run: Path, data: Path, target: Path) -> None:
     from primia.inference.output import output_files
 
     names = ("predictions", "summary")
@@ -130,4 +127,4 @@ def _show_next(console: Console, summary: dict[str, Any], run: Path, data: Path,
     else:
         command = f"primia-ray evaluate {quote(str(run))} --data DIR     how often it is right, on labelled images"
     for line in (*lines, f"{'next':<12}{command}"):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        console.say(line)

@@ -6,26 +6,24 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from primia.cli.terminal import Terminal, bars
+
 if TYPE_CHECKING:
-    from rich.console import Console
     from rich.table import Table
 
 _NAMED = 10
 
 
 @contextmanager
-def transfer_progress(console: Console) -> Iterator[Callable[[int, int], None]]:
+def transfer_progress(console: Terminal) -> Iterator[Callable[[int, int], None]]:
     """A progress bar on a terminal; gives what takes the images done and in all."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
-        task = bars.add_task("loading the model", total=None)
-        yield lambda done, total: bars.update(task, description="predicting", completed=done, total=total)
+    with bars(console) as shown:
+        task = shown.add_task("loading the model", total=None)
+        yield lambda done, total: shown.update(task, description="predicting", completed=done, total=total)
 
 
 @contextmanager
-def job_progress(console: Console) -> Iterator[Callable[[dict[str, Any]], None]]:
+def job_progress(console: Terminal) -> Iterator[Callable[[dict[str, Any]], None]]:
     """Shows a job's events: the plan, and a progress bar."""
     with transfer_progress(console) as show:
 
@@ -38,10 +36,9 @@ def job_progress(console: Console) -> Iterator[Callable[[dict[str, Any]], None]]
         yield on_event
 
 
-def _show_plan(console: Console, plan: dict[str, Any]) -> None:
+def _show_plan(console: Terminal, plan: dict[str, Any]) -> None:
     from rich import box
     from rich.table import Table
-    from rich.text import Text
 
     table = Table(
         box=box.SIMPLE_HEAD, pad_edge=False, title=f"plan: ring of {plan['ring_bits']} bits, AES {plan['aes']}", title_justify="left"
@@ -51,26 +48,22 @@ def _show_plan(console: Console, plan: dict[str, Any]) -> None:
         table.add_column(heading, justify="right", no_wrap=True)
     for layer in plan["layers"]:
         widths = [str(layer[key] or "-") for key in ("weight_bits", "comparison_bits", "pool_bits")]
-        table.add_row(Text(layer["name"]), " x ".join(map(str, layer["shape"])), *widths)
+        table.add_row(layer["name"], " x ".join(map(str, layer["shape"])), *widths)
     console.print(table)
-    console.print(
+    console.say(
         f"an image: {plan['comparisons']:,} comparisons, {plan['exchanges']} exchanges, {_size(plan['key_bytes'])} of keys, "
         f"{_size(plan['online_bytes'])} online; expected {plan['expected_preprocessing_core_s']:.2f} s of keys and "
-        f"{plan['expected_online_core_s']:.2f} s online on one core",
-        highlight=False,
-        soft_wrap=True,
+        f"{plan['expected_online_core_s']:.2f} s online on one core"
     )
     found = plan["calibration"]
     if found["images"]:
-        console.print(
+        console.say(
             f"calibration: {found['same_class']} of {found['images']} images get the class that the model gives in the clear, "
-            f"largest error of a logit {found['largest_error']:.4f}",
-            highlight=False,
-            soft_wrap=True,
+            f"largest error of a logit {found['largest_error']:.4f}"
         )
 
 
-def show_summary(console: Console, summary: dict[str, Any]) -> None:
+def show_summary(console: Terminal, summary: dict[str, Any]) -> None:
     """Counts, classes and, where the truth is known, scores."""
     from primia.report import format as fmt
     from primia.report.summary import Metrics
@@ -78,21 +71,20 @@ def show_summary(console: Console, summary: dict[str, Any]) -> None:
     if summary["synthetic"]:
         console.print("The model was trained on synthetic images: it knows nothing of patients.", style="yellow")
     failed = [f"{summary[key]:,} {what}" for key, what in (("unreadable", "unreadable"), ("out_of_range", "out of range")) if summary[key]]
-    console.print(", ".join([f"{fmt.plural(summary['images'], 'image')}: {summary['ok']:,} predicted", *failed]), highlight=False)
+    console.print(", ".join([f"{fmt.plural(summary['images'], 'image')}: {summary['ok']:,} predicted", *failed]))
     metrics = Metrics.model_validate(summary["metrics"]) if summary["metrics"] else None
     console.print(_class_table(summary["predicted"], metrics))
     if metrics:
         scores = (
             f"accuracy {fmt.percent(metrics.accuracy)}, balanced {fmt.percent(metrics.balanced_accuracy)}, MCC {fmt.score(metrics.mcc)}"
         )
-        console.print(f"{scores}, over the {fmt.plural(metrics.images, 'image')} predicted", highlight=False)
+        console.print(f"{scores}, over the {fmt.plural(metrics.images, 'image')} predicted")
     _show_failures(console, summary["failures"])
 
 
 def _class_table(predicted: dict[str, int], metrics: Any) -> Table:
     from rich import box
     from rich.table import Table
-    from rich.text import Text
 
     from primia.report import format as fmt
 
@@ -103,37 +95,33 @@ def _class_table(predicted: dict[str, int], metrics: Any) -> Table:
         table.add_column(heading, justify="right", no_wrap=True)
     for name, count in predicted.items():
         true = [fmt.count(metrics.per_class[name].support)] if metrics else []
-        table.add_row(Text(name), fmt.count(count), fmt.percent(count / total if total else None), *true)
+        table.add_row(name, fmt.count(count), fmt.percent(count / total if total else None), *true)
     return table
 
 
-def _show_failures(console: Console, failures: Sequence[dict[str, str]]) -> None:
+def _show_failures(console: Terminal, failures: Sequence[dict[str, str]]) -> None:
     for row in failures[:_NAMED]:
         line = f"{row['status']}: {row['file']} ({row['reason']})"
-        console.print(line, style="yellow", markup=False, highlight=False, soft_wrap=True)
+        console.say(line, "yellow")
     if len(failures) > _NAMED:
-        console.print(f"... and {len(failures) - _NAMED:,} more without a prediction", style="yellow", highlight=False)
+        console.say(f"... and {len(failures) - _NAMED:,} more without a prediction", "yellow")
 
 
-def show_costs(console: Console, costs: dict[str, Any]) -> None:
+def show_costs(console: Terminal, costs: dict[str, Any]) -> None:
     """What encryption took."""
     together = f"batches of {costs['batch_images']}" if costs["batch_images"] > 1 else "one image a batch"
-    console.print(
+    console.say(
         f"encrypted, {together}: keys {costs['preprocessing_s_per_batch']:.2f} s and online {costs['online_s_per_batch']:.2f} s a batch, "
         f"{costs['exchanges_per_batch']} exchanges, {_size(costs['online_bytes_per_image'])} online and "
-        f"{_size(costs['key_bytes_per_image'])} of keys an image",
-        highlight=False,
-        soft_wrap=True,
+        f"{_size(costs['key_bytes_per_image'])} of keys an image"
     )
 
 
-def show_agreement(console: Console, found: dict[str, Any]) -> None:
+def show_agreement(console: Terminal, found: dict[str, Any]) -> None:
     """How near the result is to the one in the clear."""
-    console.print(
+    console.say(
         f"check: {found['same_class']:,} of {found['images']:,} images get the class that the model gives in the clear, "
-        f"largest difference of a probability {found['largest_difference']:.4f}",
-        highlight=False,
-        soft_wrap=True,
+        f"largest difference of a probability {found['largest_difference']:.4f}"
     )
 
 

@@ -9,17 +9,18 @@ import typer
 
 import primia
 from primia.cli import audit, config, data, evaluate, infer, party, report, site, train, tune
+from primia.cli.commands import Commands
 from primia.errors import PrimiaError
 
-app = typer.Typer(
+app = Commands(
     name="primia-ray",
     help="Privacy-preserving federated learning on medical images.\n\nStart with: primia-ray train",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.command()(train.train)
-app.command()(tune.tune)
+app.command(boxes=["data"])(train.train)
+app.command(boxes=["data"])(tune.tune)
 app.command()(evaluate.evaluate)
 app.command()(infer.infer)
 app.command()(report.compare)

@@ -7,14 +7,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from primia.cli.commands import Commands
 from primia.cli.config import ConfigOption, SetOption
 from primia.cli.inference_display import show_costs, show_summary, transfer_progress
+from primia.cli.terminal import Terminal, say
 
 if TYPE_CHECKING:
     from primia.config.settings import InferenceSettings
     from primia.inference.links import Address
 
-app = typer.Typer(help="Encrypted inference between parties that share no cluster, over mutual TLS.", no_args_is_help=True)
+app = Commands(help="Encrypted inference between parties that share no cluster, over mutual TLS.", no_args_is_help=True)
 
 Folder = Annotated[Path, typer.Option("--certificates", help="Folder with this party's certificate and key, and ca.pem.")]
 Session = Annotated[str, typer.Option(help="Any text; the same at all three parties, another for every inference.")]
@@ -32,7 +34,7 @@ def certificates(folder: Annotated[Path, typer.Argument(help="New folder.")]) ->
     from primia.inference.certificates import make_certificates
 
     make_certificates(folder)
-    typer.echo(f"wrote {folder}: ca.pem for all; model-owner, data-owner and dealer each .pem and .key for one; ca.key for nobody")
+    say(f"wrote {folder}: ca.pem for all; model-owner, data-owner and dealer each .pem and .key for one; ca.key for nobody")
 
 
 @app.command("model-owner")
@@ -54,7 +56,7 @@ def model_owner(
 
     settings = _settings(config or run / "config.ini", sets)
     run_model_owner(run, Place(folder, session, wait), settings, listen_at=_address(listen), calibration=calibration)
-    typer.echo("served")
+    say("served")
 
 
 @app.command("data-owner")
@@ -75,14 +77,12 @@ def data_owner(
 
     Example: primia-ray party data-owner --data images/ --certificates mine/ --session monday --model-owner 10.0.0.1:7001
     """
-    from rich.console import Console
-
     from primia.inference.lead import Inference
     from primia.inference.output import check_output
     from primia.inference.party import Place, run_data_owner
 
     check_output(output, overwrite=overwrite)
-    console, wanted = Console(), Inference.beside(data, output, resume=resume)
+    console, wanted = Terminal(), Inference.beside(data, output, resume=resume)
     with transfer_progress(console) as report:
         predictions = run_data_owner(
             wanted,
@@ -95,7 +95,7 @@ def data_owner(
     summary = predictions.summary()
     show_summary(console, summary)
     show_costs(console, summary["encrypted"])  # type: ignore[arg-type]
-    typer.echo(f"predictions {output}")
+    say(f"predictions {output}")
 
 
 @app.command()
@@ -116,7 +116,7 @@ def dealer(
 
     settings = _settings(config, sets)
     run_dealer(Place(folder, session, wait), settings, model_owner=_address(model_owner), data_owner=_address(data_owner))
-    typer.echo("dealt")
+    say("dealt")
 
 
 def _settings(config: Path | None, sets: list[str] | None) -> InferenceSettings:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import TaskID
+from rich.text import Text
+
+from primia.cli.terminal import Terminal, bars
 
 if TYPE_CHECKING:
     from primia.federation.events import Event, Notice, RoundFinished, RoundStarted, RunFinished, RunStarted, SiteLeftOut
@@ -19,17 +20,9 @@ _NAME_WIDTH = 12
 class TrainingDisplay:
     """Give it every event of a run; a context manager."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Terminal) -> None:
         self._console = console
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(elapsed_when_finished=True),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
+        self._progress = bars(console, elapsed=True)
         self._packing: dict[str, TaskID] = {}
         self._rounds: TaskID | None = None
         self._sites: TaskID | None = None
@@ -47,7 +40,7 @@ class TrainingDisplay:
     def pack(self, what: str, done: int, total: int) -> None:
         """Images packed so far."""
         if what not in self._packing:
-            self._packing[what] = self._progress.add_task(escape(what), total=total)
+            self._packing[what] = self._progress.add_task(what, total=total)
         self._progress.update(self._packing[what], completed=done, total=total, visible=done < total)
 
     def show(self, event: Event) -> None:
@@ -58,10 +51,9 @@ class TrainingDisplay:
 
     def _RunStarted(self, event: RunStarted) -> None:  # noqa: N802 - named after the event
         sites = len(event.training_sites)
-        self._console.print(
-            f"[bold]{event.rounds} rounds[/], {sites} training site{'s' * (sites > 1)}, {event.steps} optimiser steps a round, "
-            f"{event.parameters:,} parameters" + (f"; going on after round {event.done}" if event.done else "")
-        )
+        what = f", {sites} training site{'s' * (sites > 1)}, {event.steps} optimiser steps a round, {event.parameters:,} parameters"
+        later = f"; going on after round {event.done}" if event.done else ""
+        self._console.print(Text.assemble((f"{event.rounds} rounds", "bold"), what, later))
         self._rounds = self._progress.add_task("rounds", total=event.rounds, completed=event.done)
         self._sites = self._progress.add_task("sites", total=sites)
 
@@ -80,10 +72,11 @@ class TrainingDisplay:
         first = bool(event.traceback) and not self._seen_traceback
         style, level = ("red", "ERROR") if first else ("yellow", "warning")
         when = f"round {event.round}, " if event.round else ""
-        self._console.print(f"[{style}]{level}[/] {when}site {escape(event.site)}: {escape(event.reason)}", soft_wrap=True)
+        self._console.say(Text.assemble((level, style), f" {when}site {event.site}: {event.reason}"))
         if first:
             self._seen_traceback = True
-            self._console.print(event.traceback.rstrip(), markup=False, highlight=False, soft_wrap=True)
+            for line in event.traceback.rstrip().split("\n"):
+                self._console.say(line)
 
     def _RoundFinished(self, event: RoundFinished) -> None:  # noqa: N802
         if self._rounds is not None:
@@ -93,18 +86,17 @@ class TrainingDisplay:
         columns = tuple(sorted(event.site_validation)) if len(event.site_validation) <= _SITE_COLUMNS else ()
         if not self._columns or columns != self._columns[1:]:
             self._columns = ("", *columns)
-            self._console.print(f"[dim]{_header(columns)}[/]", highlight=False, soft_wrap=True)
-        line = escape(_row(event, columns))
-        self._console.print(f"[bold]{line}[/]" if event.is_best else line, highlight=False, soft_wrap=True)
+            self._console.say(_header(columns), "dim")
+        self._console.say(_row(event, columns), "bold" if event.is_best else "")
 
     def _RunFinished(self, event: RunFinished) -> None:  # noqa: N802
         if event.status == "interrupted":
-            hint = f"go on with: primia-ray train --resume {escape(str(event.folder))}"
-            self._console.print(f"[yellow]interrupted[/] after round {event.summary['rounds']}; {hint}", soft_wrap=True)
+            hint = f"go on with: primia-ray train --resume {event.folder}"
+            self._console.say(Text.assemble(("interrupted", "yellow"), f" after round {event.summary['rounds']}; {hint}"))
 
     def _Notice(self, event: Notice) -> None:  # noqa: N802
         style = {"info": "cyan", "warning": "yellow", "error": "red"}[event.level]
-        self._console.print(f"[{style}]{escape(event.text)}[/]", soft_wrap=True)
+        self._console.say(event.text, style)
 
 
 def _short(name: str) -> str:
@@ -112,7 +104,7 @@ def _short(name: str) -> str:
 
 
 def _header(sites: tuple[str, ...]) -> str:
-    names = "".join(f"{escape(_short(name)):>{_NAME_WIDTH + 1}}" for name in sites) or f"{'worst site':>{_NAME_WIDTH + 1}}"
+    names = "".join(f"{_short(name):>{_NAME_WIDTH + 1}}" for name in sites) or f"{'worst site':>{_NAME_WIDTH + 1}}"
     return f"{'round':>7} {'loss':>8} {'val. MCC':>9}{names} {'time':>8}"
 
 

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from primia.cli.terminal import Terminal
+
 if TYPE_CHECKING:
-    from rich.console import Console
     from rich.table import Table
 
     from primia.search.page import SweepResults
@@ -32,36 +33,32 @@ def report(path: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a
 
 
 def _report_run(run: Path) -> None:
-    from rich.console import Console
-
     from primia.report.page import write_report
     from primia.report.results import RunResults
     from primia.report.tables import class_table, communication_table, metrics_table, round_table
 
     path = write_report(run)
     results = RunResults.read(run)
-    console = Console()
+    console = Terminal()
     console.print(metrics_table(results.summary))
     console.print(class_table(results.summary))
-    console.print(round_table(results.rounds, results.summary.best_round))
+    console.print(round_table(results.rounds, results.summary.best_round, results.hidden_rounds))
     console.print(communication_table(results.summary))
     _say_written(console, path)
-    console.print("next   primia-ray compare RUN...     put runs side by side", highlight=False, soft_wrap=True)
+    console.say("next   primia-ray compare RUN...     put runs side by side")
 
 
 def _report_sweep(path: Path) -> None:
-    from rich.console import Console
-
     from primia.search.folder import SweepFolder
     from primia.search.page import SweepResults, headline, status, write_sweep_report
 
     page = write_sweep_report(path)
     folder = SweepFolder(path)
     sweep = SweepResults.read(folder)
-    console = Console()
-    console.print(headline(sweep), markup=False, highlight=False)
+    console = Terminal()
+    console.print(headline(sweep))
     if sweep.summary.status != "complete":
-        console.print(status(sweep.summary), markup=False, highlight=False)
+        console.print(status(sweep.summary))
     console.print(trial_table(sweep))
     _say_written(console, page)
     files = {
@@ -72,9 +69,9 @@ def _report_sweep(path: Path) -> None:
     }
     for file, what in files.items():
         if file.is_file():
-            console.print(f"       {file.name:<14} {what}", markup=False, highlight=False, soft_wrap=True)
+            console.say(f"       {file.name:<14} {what}")
     if command := sweep.command or sweep.evaluate_command:
-        console.print(f"next   {command}", markup=False, highlight=False, soft_wrap=True)
+        console.say(f"next   {command}")
 
 
 def trial_table(sweep: SweepResults, limit: int = TRIAL_LIMIT) -> Table:
@@ -110,8 +107,8 @@ def trial_table(sweep: SweepResults, limit: int = TRIAL_LIMIT) -> Table:
     return table
 
 
-def _say_written(console: Console, path: Path) -> None:
-    console.print(f"wrote  {path}", markup=False, highlight=False, soft_wrap=True)
+def _say_written(console: Terminal, path: Path) -> None:
+    console.say(f"wrote  {path}")
 
 
 def compare(
@@ -119,20 +116,19 @@ def compare(
         list[Path], typer.Argument(metavar="RUN...", help="Folders of finished runs: federated, pooled, local, several seeds.")
     ],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Also write the comparison, as .csv, .json or .html.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file where it exists.")] = False,
 ) -> None:
     """Put runs side by side: pooled, each site alone, federated; and say whether they are comparable.
 
     Example: primia-ray compare runs/pooled runs/local-a runs/federated --output comparison.html
     """
-    from rich.console import Console
-
     from primia.report import comparison_output
     from primia.report.compare import compare as compare_runs
 
     if output:
-        comparison_output.check_output(output)
+        comparison_output.check_output(output, overwrite=overwrite)
     comparison = compare_runs(runs)
-    console = Console()
+    console = Terminal()
     console.print(comparison_output.comparison_table(comparison))
     if output:
         comparison_output.write_comparison(comparison, output)

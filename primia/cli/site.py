@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from primia.cli.commands import Commands
 from primia.cli.site_display import show_box, show_boxes, terms
+from primia.cli.terminal import say
 
 if TYPE_CHECKING:
     from primia.federation.site_box import SiteBox
 
-app = typer.Typer(help="For data owners: a site's box with its data, keys, grants and audit log.", no_args_is_help=True)
+app = Commands(help="For data owners: a site's box with its data, keys, grants and audit log.", no_args_is_help=True)
 
 Box = Annotated[Path, typer.Argument(metavar="BOX", help="Site box.")]
 BoxOrBoxes = Annotated[Path, typer.Argument(metavar="BOX", help="Site box, or a folder of boxes.")]
@@ -22,7 +24,7 @@ Federation = Annotated[str, typer.Argument(help="Name of one federation, name@do
 All = Annotated[bool, typer.Option("--all", help="BOX is a folder: do it in every box there.")]
 
 
-@app.command()
+@app.command(boxes=["box"])
 def init(
     box: Annotated[Path, typer.Argument(metavar="BOX", help="New folder.")],
     data: Annotated[Path, typer.Option(help="Packed shards (primia-ray data pack).")],
@@ -35,19 +37,21 @@ def init(
 
     Example: primia-ray site init box/ --data packed/ --owner data@clinic-a.example
     """
+    from primia.data.closed import refuse_box
     from primia.federation.boxes import create_boxes
     from primia.federation.site_box import CARD_FILE
 
+    refuse_box(box.resolve().parent)
     made = create_boxes(box, data, site=site, owner=owner)
     show_boxes(made)
     alone = (box / CARD_FILE).is_file()
-    typer.echo(f"wrote {box} ({len(made)} site {'box' if alone else 'boxes'}; nobody is granted anything yet)")
+    say(f"wrote {box} ({len(made)} site {'box' if alone else 'boxes'}; nobody is granted anything yet)")
     if not alone:
-        typer.echo("This is for trying out: in reality each hospital makes its own box of its own images, and nobody holds two.")
-    typer.echo(f"next: primia-ray site grant {box} FEDERATION{'' if alone else ' --all'}")
+        say("This is for trying out: in reality each hospital makes its own box of its own images, and nobody holds two.")
+    say(f"next: primia-ray site grant {box} FEDERATION{'' if alone else ' --all'}")
 
 
-@app.command()
+@app.command(boxes=["box"])
 def show(
     box: BoxOrBoxes,
     public_key: Annotated[Path | None, typer.Option("--public-key", help="File to write the public keys to, for others to pin.")] = None,
@@ -66,10 +70,10 @@ def show(
         show_box(_one(box), last)
     else:
         show_boxes(find_boxes(box))
-        typer.echo(f"next: primia-ray site show {box}/SITE")
+        say(f"next: primia-ray site show {box}/SITE")
 
 
-@app.command()
+@app.command(boxes=["box"])
 def grant(
     box: BoxOrBoxes,
     federation: Federation,
@@ -110,13 +114,12 @@ def grant(
             pinned=pinned,
             first_contact=first_contact,
         )
-        typer.echo(f"granted {federation} the data of {each.name}: {terms(each, given)}")
-    typer.echo(
-        f"wrote {box}\nnext: primia-ray site show {box}, or take it back: primia-ray site revoke {box} {federation}{_all(everywhere)}"
-    )
+        say(f"granted {federation} the data of {each.name}: {terms(each, given)}")
+    back = f"primia-ray site revoke {box} {federation}{_all(everywhere)}"
+    say(f"wrote {box}", f"next: primia-ray site show {box}, or take it back: {back}")
 
 
-@app.command()
+@app.command(boxes=["box"])
 def revoke(box: BoxOrBoxes, federation: Federation, everywhere: All = False) -> None:
     """Take a grant back. A run under way loses the site at its next round; what was learnt before stays learnt.
 
@@ -127,16 +130,16 @@ def revoke(box: BoxOrBoxes, federation: Federation, everywhere: All = False) -> 
     failures = []
     for each in _chosen(box, everywhere):
         try:
-            typer.echo(f"revoked {federation} at {each.name} ({each.revoke(federation).revoked})")
+            say(f"revoked {federation} at {each.name} ({each.revoke(federation).revoked})")
         except ConsentError as error:
             failures.append(error)
     if failures:
         rest = f" (and {len(failures) - 1} more)" if len(failures) > 1 else ""
         raise ConsentError(f"{failures[0]}{rest}")
-    typer.echo(f"wrote {box}\nnext: primia-ray site show {box}")
+    say(f"wrote {box}", f"next: primia-ray site show {box}")
 
 
-@app.command()
+@app.command(boxes=["box"])
 def pin(
     box: Box,
     public_key: Annotated[Path, typer.Argument(metavar="PUBLIC_KEY_FILE", help="What another site wrote with show --public-key.")],
@@ -150,8 +153,8 @@ def pin(
 
     opened, peer = _one(box), read_public_key(public_key)
     new = opened.pin(peer, by_owner=True, replace=replace)
-    typer.echo(f"{'pinned' if new else 'known already:'} {peer.name}, fingerprint {peer.fingerprint}")
-    typer.echo(f"wrote {box}\nnext: compare this fingerprint with {peer.name} by telephone" if new else "nothing to do")
+    say(f"{'pinned' if new else 'known already:'} {peer.name}, fingerprint {peer.fingerprint}")
+    say(*([f"wrote {box}", f"next: compare this fingerprint with {peer.name} by telephone"] if new else ["nothing to do"]))
 
 
 def _one(path: Path) -> SiteBox:
@@ -177,8 +180,10 @@ def _all(everywhere: bool) -> str:
 
 
 def _hand_out(box: SiteBox, output: Path) -> None:
+    from primia.data.closed import refuse_box
     from primia.files import atomic_text
 
+    refuse_box(output)
     atomic_text(output, box.public_document() + "\n")
-    typer.echo(f"wrote {output} (public keys of {box.name}, fingerprint {box.public.fingerprint})")
-    typer.echo(f"next, at each other site: primia-ray site pin BOX {output.name}, and compare the fingerprint by telephone")
+    say(f"wrote {output} (public keys of {box.name}, fingerprint {box.public.fingerprint})")
+    say(f"next, at each other site: primia-ray site pin BOX {output.name}, and compare the fingerprint by telephone")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from primia.cli.terminal import Terminal, headings
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -20,7 +22,7 @@ KNOWN = ("federation", "run", "round", "images", "epsilon", "outcome")
 
 def show_boxes(boxes: Sequence[SiteBox]) -> None:
     """A table of boxes, from what is public in them and their grants."""
-    from rich.console import Console
+    from rich.console import Group
     from rich.table import Table
 
     from primia.federation.boxes import in_words, public_header
@@ -31,12 +33,12 @@ def show_boxes(boxes: Sequence[SiteBox]) -> None:
     kinds: dict[str, list[str]] = {}
     for box in boxes:
         granted = [grant.federation for grant in box.grants() if grant.state == "granted"]
-        table.add_row(box.name, box.public.fingerprint, "\n".join(box.splits), "\n".join(granted) or "nobody")
+        table.add_row(box.name, box.public.fingerprint, Group(*box.splits), Group(*granted or ["nobody"]))
         kinds.setdefault(in_words(public_header(box)), []).append(box.name)
-    console = Console(highlight=False, soft_wrap=True)
+    console = Terminal(soft_wrap=True)
     console.print(table)
     for words, sites in kinds.items():
-        console.print(f"{', '.join(sites)}: {words}", markup=False)
+        console.print(f"{', '.join(sites)}: {words}")
 
 
 def show_box(box: SiteBox, last: int) -> None:
@@ -45,27 +47,26 @@ def show_box(box: SiteBox, last: int) -> None:
     Raises:
         ConsentError: the audit log is not as it was written; told after all else is shown.
     """
-    from rich.console import Console
-
     from primia.federation.box_budgets import totals
 
-    console = Console(highlight=False, soft_wrap=True)
-    console.print(f"site {box.name}, kept by {box.owner}, in {box.path}\nfingerprint {box.public.fingerprint}", markup=False)
+    console = Terminal(soft_wrap=True)
+    console.print(f"site {box.name}, kept by {box.owner}, in {box.path}")
+    console.print(f"fingerprint {box.public.fingerprint}")
     console.print(_datasets(box))
     log, broken = _log(box)
     refusals = _refusals(box)
     budgets = box.budgets()
     console.print(_grants(box.grants(), refusals, budgets) if box.grants() else "grants: none")
     for line in (*_terms(box), *map(_total, totals(budgets))):
-        console.print(line, markup=False)
+        console.print(line)
     for reason in dict.fromkeys(refusals.values()):
-        console.print(f"warning: {reason}", style="yellow", markup=False)
+        console.print(f"warning: {reason}", style="yellow")
     console.print(_peers(box) if box.peers() else "pinned keys of others: none")
     if broken:
         raise broken
     console.print(f"audit log: {len(log)} lines, verified; hash of the last: {log[-1].hash if log else 'none'}")
     for entry in log[len(log) - min(last, len(log)) :]:
-        console.print(f"{entry.number:>5}  {entry.time[:19]}  {_event(entry.event)}", markup=False)
+        console.print(f"{entry.number:>5}  {entry.time[:19]}  {_event(entry.event)}")
 
 
 def _datasets(box: SiteBox) -> Table:
@@ -74,12 +75,12 @@ def _datasets(box: SiteBox) -> Table:
     from primia.data.shard import Shard
 
     shards = {split: [Shard.open(box.shard(split, dry_run), box=box.path) for dry_run in (False, True)] for split in box.splits}
-    classes = shards[box.splits[0]][0].classes
+    classes = headings(shards[box.splits[0]][0].classes)
     table = Table("dataset", title="images by class, which the owner alone sees")
     for name in (*classes, "images", "patients", "in the mock half"):
         table.add_column(name, justify="right")
     for split, (private, mock) in shards.items():
-        numbers = (*private.class_counts().tolist(), len(private), len(set(private.patients)), len(mock))
+        numbers = (*private.class_counts()[: len(classes)].tolist(), len(private), len(set(private.patients)), len(mock))
         table.add_row(split, *map(str, numbers))
     return table
 

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from rich.console import Console, Group
+from rich.console import Group
 from rich.live import Live
 from rich.text import Text
 
+from primia.cli.terminal import Terminal
 from primia.report import format as fmt
 from primia.search.importance import text_of
 from primia.search.records import State, TrialRecord, Value, best_of
@@ -24,7 +25,7 @@ _RUNNING_LINES = 8
 class SweepDisplay:
     """Give it every :class:`~primia.search.watch.SweepProgress`; a context manager."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Terminal) -> None:
         self._console = console
         self._live = Live(console=console, transient=True, auto_refresh=False) if console.is_terminal else None
         self._shown: set[int] = set()
@@ -52,9 +53,7 @@ class SweepDisplay:
             self._at_first = len(over)
             self._shown = {record.number for record in over}
             self._best = _value(best_of(over))
-            self._console.print(
-                f"[dim]{'trial':>9} {'val. MCC':>9} {'rounds':>8} {'time':>10}   settings[/]", highlight=False, soft_wrap=True
-            )
+            self._console.say(f"{'trial':>9} {'val. MCC':>9} {'rounds':>8} {'time':>10}   settings", "dim")
         for record in over:
             if record.number not in self._shown:
                 self._shown.add(record.number)
@@ -67,7 +66,7 @@ class SweepDisplay:
         if is_best:
             self._best = record.value
         text = Text(_line(record, trials) + (" *" if is_best else ""), style="bold" if is_best else _STYLES[record.state])
-        self._console.print(text, soft_wrap=True, highlight=False)
+        self._console.say(text)
 
     def _running(self, progress: SweepProgress) -> list[Text]:
         running = [record for record in progress.records.values() if record.state is State.RUNNING]

@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from primia.cli.config import ConfigOption, SetOption
+from primia.cli.terminal import Terminal
 from primia.errors import ConfigError
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from primia.api import Run
     from primia.config.settings import Settings
 
@@ -39,8 +38,6 @@ def train(
 
     Example: primia-ray train --config configs/pneumonia-resnet18.ini --data chest_xray --name first
     """
-    from rich.console import Console
-
     from primia import api
     from primia.cli.progress import TrainingDisplay
 
@@ -48,22 +45,24 @@ def train(
     if dry_run:
         flags["run.dry_run"] = "yes"
     overrides = [f"{key}={value}" for key, value in (flags | {"data.on_bad_image": on_bad_image}).items() if value is not None]
-    console = Console()
+    console = Terminal()
     settings = read_settings(console, config, data, [*(sets or []), *overrides], resume)
     with TrainingDisplay(console) as display:
         run = api.train(settings, resume=resume, address=address, on_event=display.show, on_pack=display.pack)
     _show_result(console, run)
 
 
-def read_settings(console: Console, config: Path | None, data: Path | None, overrides: list[str], resume: Path | None) -> Settings | None:
+def read_settings(console: Terminal, config: Path | None, data: Path | None, overrides: list[str], resume: Path | None) -> Settings | None:
     """Settings from file and flags; None where a run is resumed just as it was started.
 
     Raises:
         ConfigError: a setting is wrong, or would move what is resumed.
+        ConsentError: what is written would lie in a site box.
     """
-    from rich.markup import escape
+    from rich.text import Text
 
     from primia.config.reader import read_config
+    from primia.data.closed import refuse_box
 
     keys = {each.partition("=")[0].strip() for each in overrides}
     if resume and (moved := [flag for key, flag in _PLACE.items() if key in keys]):
@@ -75,8 +74,11 @@ def read_settings(console: Console, config: Path | None, data: Path | None, over
     settings, warnings = read_config(base, given)
     if data and settings.data.source == "demo":
         settings, warnings = read_config(base, [*given, "data.source=folder"])
+    for place in (settings.run.output, settings.data.cache):
+        if place:
+            refuse_box(place)
     for warning in warnings:
-        console.print(f"[yellow]warning[/] {escape(warning)}", soft_wrap=True)
+        console.say(Text.assemble(("warning", "yellow"), " ", warning))
     return settings
 
 
@@ -84,9 +86,7 @@ def _holds_boxes(data: Path) -> bool:
     return (data / "box.json").is_file() or next(data.glob("*/box.json"), None) is not None
 
 
-def _show_result(console: Console, run: Run) -> None:
-    from rich.markup import escape
-
+def _show_result(console: Terminal, run: Run) -> None:
     from primia.report.summary import RunSummary
     from primia.report.tables import class_table, metrics_table
 
@@ -94,12 +94,12 @@ def _show_result(console: Console, run: Run) -> None:
     console.print()
     console.print(metrics_table(summary))
     console.print(class_table(summary))
-    path, typed = escape(relative(run.path)), escape(shlex.quote(relative(run.path)))
-    console.print(f"privacy     {RunSummary.of(summary).privacy.in_short}", soft_wrap=True, highlight=False)
-    console.print(f"run folder  {path}", soft_wrap=True, highlight=False)
-    console.print(f"report      {path}/report.html", soft_wrap=True, highlight=False)
+    path, typed = relative(run.path), shlex.quote(relative(run.path))
+    console.say(f"privacy     {RunSummary.of(summary).privacy.in_short}")
+    console.say(f"run folder  {path}")
+    console.say(f"report      {path}/report.html")
     for line in _next_steps(run.settings, typed):
-        console.print(line, soft_wrap=True, highlight=False)
+        console.say(line)
 
 
 def _next_steps(settings: Settings, folder: str) -> list[str]:

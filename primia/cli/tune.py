@@ -9,15 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
+from rich.text import Text
 
 from primia.cli.config import ConfigOption, SetOption
+from primia.cli.terminal import Terminal
 from primia.cli.train import read_settings, relative
 from primia.errors import RunError
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from primia.api.search import SweepStart
     from primia.search.folder import SweepFolder
 
@@ -46,8 +45,6 @@ def tune(
 
     Example: primia-ray tune --config configs/pneumonia-resnet18.ini --data chest_xray --trials 30 --name first
     """
-    from rich.console import Console
-
     from primia import api
     from primia.cli.sweep_display import SweepDisplay
     from primia.search.tensorboard import TensorBoard
@@ -57,7 +54,7 @@ def tune(
     if warm_start:
         flags["search.warm_start"] = ", ".join(f'"{path}"' for path in warm_start)
     overrides = [*(sets or []), *(f"{key}={value}" for key, value in flags.items() if value is not None)]
-    console = Console()
+    console = Terminal()
     settings = read_settings(console, config, data, overrides, resume)
     started_in: list[Path] = []
     with ExitStack() as stack, SweepDisplay(console) as display, _answered_interrupt(console):
@@ -74,18 +71,18 @@ def tune(
             )  # fmt: skip
         except KeyboardInterrupt:
             if started_in:
-                console.print(f"[yellow]interrupted[/]; go on with: {escape(_here(started_in[0]).resume_command)}", soft_wrap=True)
+                console.say(Text.assemble(("interrupted", "yellow"), f"; go on with: {_here(started_in[0]).resume_command}"))
             raise
     _show_result(console, sweep.path)
 
 
 @contextmanager
-def _answered_interrupt(console: Console) -> Iterator[None]:
+def _answered_interrupt(console: Terminal) -> Iterator[None]:
     """Ctrl-C is answered at once, since what it stops takes a while to write; a second one ends that, too."""
 
     def stop(number: int, frame: object) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        console.print("[yellow]stopping[/]: results so far are written, what is under way can be gone on with ...")
+        console.print(Text.assemble(("stopping", "yellow"), ": results so far are written, what is under way can be gone on with ..."))
         raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGINT, stop)
@@ -95,7 +92,7 @@ def _answered_interrupt(console: Console) -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _show_places(console: Console, started: SweepStart, tensorboard: str) -> None:
+def _show_places(console: Terminal, started: SweepStart, tensorboard: str) -> None:
     """Where to look while the sweep runs; ``tensorboard``: its address, where it was started."""
     from primia.report import format as fmt
     from primia.search.tensorboard import view_command
@@ -104,17 +101,19 @@ def _show_places(console: Console, started: SweepStart, tensorboard: str) -> Non
     how = {"none": "", "pbt": ", as one population that exchanges settings (pbt)"}.get(
         search.scheduler, f", {search.scheduler} ends trials early"
     )
-    lines = [f"[bold]{search.trials} trials[/] by {search.algorithm} over {fmt.plural(len(started.space.names), 'setting')}{how}"]
-    lines += [f"[cyan]{escape(notice)}[/]" for notice in started.notices]
-    how_to_look = f"watch       {escape(view_command(started.folder))}     or start with --tensorboard"
-    lines += [f"sweep       {escape(path)}", f"tensorboard {tensorboard}" if tensorboard else how_to_look]
+    what = f" by {search.algorithm} over {fmt.plural(len(started.space.names), 'setting')}{how}"
+    console.say(Text.assemble((f"{search.trials} trials", "bold"), what))
+    for notice in started.notices:
+        console.say(notice, "cyan")
+    how_to_look = f"watch       {view_command(started.folder)}     or start with --tensorboard"
+    lines = [f"sweep       {path}", f"tensorboard {tensorboard}" if tensorboard else how_to_look]
     if url := started.cluster.dashboard_url:
         lines.append(f"dashboard   {url}" + (f"     it asks for the token in {started.cluster.token}" if started.cluster.token else ""))
     for line in lines:
-        console.print(line, soft_wrap=True, highlight=False)
+        console.say(line)
 
 
-def _show_result(console: Console, path: Path) -> None:
+def _show_result(console: Terminal, path: Path) -> None:
     """The trials, what the sweep came to, and what is next.
 
     Raises:
@@ -127,30 +126,22 @@ def _show_result(console: Console, path: Path) -> None:
     folder = _here(path)
     sweep = SweepResults.read(folder)
 
-    def say(*lines: str) -> None:
-        for line in lines:
-            console.print(line, soft_wrap=True, highlight=False)
-
     console.print()
     console.print(trial_table(sweep))
     if sweep.summary.reason:
-        say(f"[yellow]stopped[/]     {escape(sweep.summary.reason)}")
+        console.say(Text.assemble(("stopped", "yellow"), "     ", sweep.summary.reason))
     if sweep.summary.privacy:
-        say(f"privacy     {escape(sweep.summary.privacy.sentence)}")
-    say(
-        f"sweep       {escape(str(folder.path))}",
-        f"report      {escape(str(folder.report))}     all trials in {escape(str(folder.table))}",
-    )
+        console.say(f"privacy     {sweep.summary.privacy.sentence}")
+    console.say(f"sweep       {folder.path}")
+    console.say(f"report      {folder.report}     all trials in {folder.table}")
     best, command = sweep.best, sweep.command or sweep.evaluate_command
     if command is None or best is None:
         raise RunError(f"no trial came to a result, so there is no {folder.best.name}; see {folder.log}")
     what = "the model to publish: training again spends again" if sweep.is_private else "train it again, to the same value"
     scores = f"validation MCC {fmt.score(best.value)}, which is optimistic, test MCC {fmt.score(sweep.test_mcc)}"
-    say(
-        f"best        {escape(str(folder.best))}     trial {best.number}: {scores}",
-        f"next        {escape(command)}     {what}",
-        f"            {escape(folder.resume_command)} --trials N     go on with more trials",
-    )
+    console.say(f"best        {folder.best}     trial {best.number}: {scores}")
+    console.say(f"next        {command}     {what}")
+    console.say(f"            {folder.resume_command} --trials N     go on with more trials")
 
 
 def _here(sweep: Path) -> SweepFolder:

@@ -23,7 +23,7 @@ from syft_perms.syftperm_modifier import PERMISSION_FILE_NAME, RuleSet
 from primia.errors import ConsentError, NotGranted, ProtectionError, UnknownPartner
 from primia.federation.box_datasets import BoxDatasets, identity_name
 from primia.federation.box_files import locked, read_json, write_json, write_private
-from primia.federation.peers import check_name
+from primia.federation.peers import Time, check_name
 from primia.privacy.delta import default_delta
 from primia.privacy.spend import Limit
 from primia.untrusted.documents import validated
@@ -173,7 +173,6 @@ def _day(text: str) -> str:
     return text
 
 
-_Time = Annotated[str, Field(min_length=1, max_length=100)]
 _Day = Annotated[str, Field(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$"), AfterValidator(_day)]
 _Name = Annotated[str, Field(min_length=1, max_length=300)]
 
@@ -186,10 +185,10 @@ class _Written(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
-    granted: _Time
+    granted: Time
     max_epsilon: Annotated[float, Field(gt=0.0, allow_inf_nan=False)] | None
     until: _Day | None
-    revoked: _Time | None
+    revoked: Time | None
     require: Protection = DEFAULT_PROTECTION
     delta: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
     unit: Unit = DEFAULT_UNIT

@@ -36,6 +36,15 @@ class Peer:
     by: str
 
 
+def _time(text: str) -> str:
+    datetime.fromisoformat(text)
+    return text
+
+
+Time = Annotated[str, Field(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:.]{5,20}([+-][0-9:]{5,8})?$"), AfterValidator(_time)]
+"""A time as the files of a box have it: ``fromisoformat`` alone would take any sign between day and hour."""
+
+
 def _keys(document: str) -> str:
     parse_object(document)
     return document
@@ -47,7 +56,7 @@ class _Written(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid")
 
     document: Annotated[str, Field(max_length=_DOCUMENT_LIMIT), AfterValidator(_keys)]
-    pinned: Annotated[str, Field(max_length=100)]
+    pinned: Time
     by: Literal["owner", "first contact"]
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from primia.config.reader import dump_config, load_config
 from primia.config.settings import Settings
+from primia.data.closed import refuse_box
 from primia.errors import RunError
 from primia.files import atomic_text, open_to_append, own_folder, private_folder
 from primia.untrusted.documents import read_object
@@ -125,7 +126,9 @@ class RunFolder(ResultFolder):
 
         Raises:
             RunError: it exists already, or cannot be written.
+            ConsentError: it would lie in a site box.
         """
+        refuse_box(path)
         if path.exists():
             raise RunError(f"run folder {path} exists already; give another --name, or go on with it: primia-ray train --resume {path}")
         folder = cls(path)
@@ -149,7 +152,9 @@ class RunFolder(ResultFolder):
 
         Raises:
             RunError: it is missing, is not one, or holds links or devices.
+            ConsentError: it lies in a site box.
         """
+        refuse_box(path)
         folder = cls(path)
         if not folder.config.is_file():
             raise RunError(f"{path} is not a run folder: it has no config.ini")

@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from primia.data.closed import refuse_box
 from primia.errors import ProtocolError
 from primia.files import new_file, private_folder
 from primia.mpc.messages import Role
@@ -27,7 +28,9 @@ def make_certificates(folder: Path) -> None:
 
     Raises:
         ProtocolError: one of the files is there already (none is changed then), or the folder cannot be written.
+        ConsentError: the folder would lie in a site box.
     """
+    refuse_box(folder)
     files = _all_files()
     if there := [name for name in files if (folder / name).exists()]:
         raise ProtocolError(f"{folder} already holds {', '.join(there)}; choose another folder, or remove what it holds")

@@ -10,6 +10,7 @@ from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
+from primia.data.closed import refuse_box
 from primia.errors import KeyReuseError, ProtocolError
 from primia.files import atomic_path, atomic_text, new_file, own_folder
 from primia.mpc.codec import read_messages, write_message
@@ -48,7 +49,9 @@ class KeyStore:
 
         Raises:
             ProtocolError: the folder holds keys for another model.
+            ConsentError: it would lie in a site box.
         """
+        refuse_box(folder)
         store = cls(folder)
         setup = {"fingerprint": fingerprint, "program": program.to_json()}
         if (folder / _SETUP).exists():
@@ -72,7 +75,9 @@ class KeyStore:
 
         Raises:
             ProtocolError: there is none, or it cannot be read.
+            ConsentError: it lies in a site box.
         """
+        refuse_box(folder)
         store = cls(folder)
         if not (folder / _SETUP).exists():
             raise ProtocolError(f"{folder} holds no keys; make some first: primia-ray infer RUN --encrypted --preprocess N --keys DIR")

@@ -7,9 +7,11 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+from primia.data.closed import refuse_box
 from primia.errors import ConfigError, RunError
 from primia.files import atomic_path, atomic_text, scratch_file
 from primia.inference.predictions import Prediction, Predictions
+from primia.untrusted.shown import from_cell, write_csv
 
 Cells = dict[str, str | float | None]
 
@@ -20,8 +22,10 @@ def check_output(path: Path, *, overwrite: bool = False) -> None:
     Raises:
         ConfigError: the name ends in none of .csv, .json, .parquet.
         RunError: its folder is missing or cannot be written to, or a file would be overwritten without ``overwrite``.
+        ConsentError: it would lie in a site box.
     """
     _writer(path)
+    refuse_box(path)
     try:
         if not path.parent.is_dir():
             raise RunError(f"cannot write {path}: there is no folder {path.parent}; make it, or give another --output")
@@ -65,12 +69,26 @@ def read_table(path: Path) -> list[Cells]:
     if path.suffix.lower() == ".json":
         rows: list[Cells] = json.loads(path.read_text(encoding="utf-8"))["predictions"]
         return rows
+    if path.suffix.lower() == ".csv":
+        return _read_csv(path)
     import pyarrow.parquet as pq
-    from pyarrow import csv as arrow_csv
 
-    table = pq.read_table(path) if path.suffix.lower() == ".parquet" else arrow_csv.read_csv(path)
-    rows = table.to_pylist()
+    rows = pq.read_table(path).to_pylist()
     return rows
+
+
+def _read_csv(path: Path) -> list[Cells]:
+    with path.open(encoding="utf-8", newline="") as file:
+        header, *rows = csv.reader(file)
+    names = [from_cell(name) for name in header]
+    return [{name: _read_cell(name, value) for name, value in zip(names, row, strict=True)} for row in rows]
+
+
+def _read_cell(column: str, value: str) -> str | float | None:
+    """Scores are numbers; all else is text, a class called 7 too."""
+    if not value:
+        return None
+    return float(value) if column.startswith("p_") else from_cell(value)
 
 
 def to_json(predictions: Predictions) -> str:
@@ -88,9 +106,7 @@ def _write_json(predictions: Predictions, path: Path) -> None:
 
 def _write_csv(predictions: Predictions, path: Path) -> None:
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, _columns(predictions), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(_table(predictions))
+        write_csv(file, _columns(predictions), _table(predictions))
 
 
 def _write_parquet(predictions: Predictions, path: Path) -> None:

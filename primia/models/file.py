@@ -15,6 +15,7 @@ from pydantic import Field, TypeAdapter
 from torch import Tensor, nn
 
 from primia.config.settings import ModelSettings
+from primia.data.closed import refuse_box
 from primia.data.shard import CLASS_LIMIT, SIZE_LIMIT, Name
 from primia.data.statistics import Normalisation
 from primia.errors import ModelError
@@ -56,7 +57,9 @@ def load_model(folder: Path) -> tuple[nn.Module, ModelCard]:
 
     Raises:
         ModelError: a file is missing, is not what it should be, or the two do not fit each other.
+        ConsentError: the folder lies in a site box.
     """
+    refuse_box(folder)
     card = _load_card(folder / _CARD)
     # The weights are all loaded below, so pretrained ones need not be there any more.
     settings = card.model.model_copy(update={"pretrained": "no"})

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from primia.data.closed import refuse_box
 from primia.errors import ModelError
 
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
@@ -23,6 +24,7 @@ def load_pretrained(model: nn.Module, source: str) -> None:
 
     Raises:
         ModelError: the file is missing or not a weights file, or an entry does not fit the model.
+        ConsentError: the file lies in a site box.
     """
     state = _imagenet() if source == "imagenet" else _read(Path(source))
     fitted = _fit(state, model.state_dict())
@@ -59,6 +61,7 @@ def misfit(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:
 
 
 def _read(path: Path) -> dict[str, Tensor]:
+    refuse_box(path)
     if not path.is_file():
         raise ModelError(f"model.pretrained = {path}: no such file; give no, imagenet, or a .safetensors or .pth file")
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 from collections.abc import Callable
@@ -14,12 +13,15 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from primia.errors import ConfigError
+from primia.data.closed import refuse_box
+from primia.errors import ConfigError, RunError
 from primia.files import atomic_text
 from primia.report import format as fmt
 from primia.report.compare import SCORES, ComparedRun, Comparison, RunGroup
 from primia.report.figures import score_dots
 from primia.report.html import image_source, render
+from primia.report.tables import foreign
+from primia.untrusted.shown import write_csv
 
 _COLUMNS: dict[str, tuple[str, Callable[[float | None], str]]] = {
     "test_mcc": ("test\nMCC", fmt.score),
@@ -42,12 +44,12 @@ _PAGE_COLUMNS = {
 def comparison_table(comparison: Comparison) -> RenderableType:
     """Runs group by group with the mean and spread of each group, then whether they compare, and the conclusion last."""
     fair = [Text("comparable: the same images, settings and optimisation steps", style="green")] if len(comparison.runs) > 1 else []
-    unfair = [Text("NOT comparable as they are:", style="bold red"), *(Text(f"  {line}") for line in comparison.differences)]
+    unfair = [Text("NOT comparable as they are:", style="bold red"), *(foreign(f"  {line}") for line in comparison.differences)]
     return Group(
         _runs_table(comparison),
         *(fair if comparison.is_fair else unfair),
-        *(Text(f"note: {line}", style="dim") for line in comparison.caveats),
-        *(Text(line, style="bold") for line in comparison.conclusions),
+        *(foreign(f"note: {line}", "dim") for line in comparison.caveats),
+        *(foreign(line, "bold") for line in comparison.conclusions),
     )
 
 
@@ -57,22 +59,36 @@ def write_comparison(comparison: Comparison, output: Path) -> None:
     Raises:
         ConfigError: the suffix is none of .csv, .json, .html.
         RunError: the file cannot be written.
+        ConsentError: it would lie in a site box.
     """
-    atomic_text(output, _writer(output)(comparison))
+    write = _writer(output)
+    refuse_box(output)
+    atomic_text(output, write(comparison))
 
 
-def check_output(output: Path) -> None:
-    """Raise what :func:`write_comparison` would raise for the suffix, before any work."""
+def check_output(output: Path, *, overwrite: bool = False) -> None:
+    """Raise, before any work, what would keep :func:`write_comparison` from writing ``output``.
+
+    Raises:
+        ConfigError: the suffix is none of .csv, .json, .html.
+        RunError: its folder is missing, or something is there already; a file may be replaced with ``overwrite``.
+        ConsentError: it would lie in a site box.
+    """
     _writer(output)
+    refuse_box(output)
+    if not output.parent.is_dir():
+        raise RunError(f"cannot write {output}: there is no folder {output.parent}; make it, or give another --output")
+    if output.is_dir():
+        raise RunError(f"cannot write {output}: it is a folder; give another --output")
+    if output.exists() and not overwrite:
+        raise RunError(f"{output} exists; give another --output, or --overwrite to replace it")
 
 
 def to_csv(comparison: Comparison) -> str:
     """One row a run."""
     rows = [_row(run) for run in comparison.runs]
     text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
+    write_csv(text, list(rows[0]), rows)
     return text.getvalue()
 
 
@@ -140,12 +156,12 @@ def _runs_table(comparison: Comparison) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=0)
     table.add_column("", overflow="fold")
     for heading in ("seed", "rounds", "steps", *(_COLUMNS[name][0] for name in columns)):
-        table.add_column(heading, justify="right", no_wrap=True)
+        table.add_column(Group(*heading.split("\n")), justify="right", no_wrap=True)
     for group in comparison.groups:
-        table.add_row(Text(group.label, style="bold"))
+        table.add_row(foreign(group.label, "bold"))
         for run in group.runs:
             cells = [_COLUMNS[name][1](getattr(run.scores, name)) for name in columns]
-            table.add_row(Text(f"  {run.name}"), str(run.seed), str(run.rounds), fmt.count(run.steps), *cells)
+            table.add_row(foreign(f"  {run.name}"), str(run.seed), str(run.rounds), fmt.count(run.steps), *cells)
         if len(group.runs) > 1:
             table.add_row(f"  mean of {len(group.runs)}", "", "", "", *(_mean(group, name) for name in columns), style="italic")
             table.add_row("  ± sd", "", "", "", *(_deviation(group, name) for name in columns), style="italic")

@@ -15,6 +15,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
 from primia.report.results import RoundResult
+from primia.untrusted.shown import visible
 
 SITE_LINE_LIMIT = 8
 """Up to so many sites have lines of their own; more are drawn as the band from the lowest to the highest."""
@@ -42,6 +43,9 @@ _STYLE = {
     "ytick.color": "#52606d",
     "legend.frameon": False,
 }
+CLASS_LIMIT = 60
+"""Classes of the largest confusion matrix that is drawn: of more nothing could be read."""
+
 _TEXT_CELLS = 15
 
 Points = tuple[Sequence[int], Sequence[float]]
@@ -85,8 +89,13 @@ def learning_rate_curve(rounds: Sequence[RoundResult]) -> str | None:
     return svg.getvalue()
 
 
-def confusion_matrix(confusion: Sequence[Sequence[int]], classes: Sequence[str]) -> str:
-    """Rows: truth, columns: prediction; shade: share of the row; counts in the cells, with shares for few classes."""
+def confusion_matrix(confusion: Sequence[Sequence[int]], classes: Sequence[str]) -> str | None:
+    """Rows: truth, columns: prediction; shade: share of the row; counts in the cells, with shares for few classes.
+
+    None for more than :data:`CLASS_LIMIT` classes.
+    """
+    if len(classes) > CLASS_LIMIT:
+        return None
     counts = np.asarray(confusion, dtype=np.int64)
     shares = counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
     side = min(7.0, 1.3 + 0.68 * len(classes))
@@ -136,7 +145,8 @@ def plain_numbers(axis: Axis) -> None:
 
 
 def shorten(name: str, length: int = 22) -> str:
-    """At most ``length`` characters, an ellipsis for the rest."""
+    """At most ``length`` characters, an ellipsis for the rest; all of them can be drawn."""
+    name = visible(name)
     return name if len(name) <= length else name[: length - 1] + "…"
 
 

@@ -14,6 +14,8 @@ from primia.report.html import image_source, render
 from primia.report.results import RunResults
 from primia.report.summary import SPLITS, Metrics, RunSummary, Split, Traffic, WorstSite
 
+COLUMN_LIMIT = 40
+CLASS_ROWS = 1000
 ROW_LIMIT = 20
 """Sites, faults and skipped files listed on the page; the others are counted."""
 
@@ -59,6 +61,7 @@ def render_report(results: RunResults) -> str:
     traffic = _traffic_rows(run)
     rate_svg = figures.learning_rate_curve(rounds)
     judged = run.judged
+    matrix = figures.confusion_matrix(judged.confusion, list(judged.per_class)) if judged else None
     return render(
         "run.html",
         run=run,
@@ -69,11 +72,15 @@ def render_report(results: RunResults) -> str:
         all_sites=_ALL_SITES,
         results=[_split_results(run, split, metrics) for split in SPLITS if (metrics := run.on(split))],
         baseline=_baseline(judged) if judged else None,
-        confusion=image_source(figures.confusion_matrix(judged.confusion, list(judged.per_class))) if judged else "",
+        confusion=image_source(matrix) if matrix else None,
+        class_rows=list(judged.per_class.items())[:CLASS_ROWS] if judged else [],
+        hidden_classes=max(0, len(judged.per_class) - CLASS_ROWS) if judged else 0,
         curves=image_source(figures.training_curves(rounds, run.best_round)),
         learning_rate=image_source(rate_svg) if rate_svg else None,
+        hidden_rounds=results.hidden_rounds,
         first_rate=rounds[0].learning_rate if rounds else None,
         count_rows=counts,
+        count_classes=_counted(run),
         privacy_rows=sorted(run.privacy.sites.items(), key=lambda item: -item[1].epsilon)[:ROW_LIMIT],
         hidden_counts=hidden_counts,
         phases=[(_PHASES.get(phase, phase), seconds) for phase, seconds in run.timing.items() if phase != "total"],
@@ -151,19 +158,27 @@ def _baseline(metrics: Metrics) -> Baseline | None:
 
 def _count_rows(run: RunSummary) -> tuple[CountRows, int]:
     """Images by site, split and class, the sum over all sites last; and how many sites are not listed."""
-    classes, counts = run.data.classes, run.data.counts
+    counts = run.data.counts
     splits = [split for split in _COUNTED if counts.get(split)]
     names = list(dict.fromkeys(name for split in splits for name in counts[split]))
     rows: CountRows = [
-        (name, [(split, _by_class(counts[split][name], classes)) for split in splits if name in counts[split]])
-        for name in names[:ROW_LIMIT]
+        (name, [(split, _by_class(counts[split][name], run)) for split in splits if name in counts[split]]) for name in names[:ROW_LIMIT]
     ]
-    totals = [(split, [sum(site.get(label, 0) for site in counts[split].values()) for label in classes]) for split in splits]
+    totals = [
+        (split, [sum(column) for column in zip(*(_by_class(site, run) for site in counts[split].values()), strict=True)])
+        for split in splits
+    ]
     return [*rows, (_ALL_SITES, totals)], max(0, len(names) - ROW_LIMIT)
 
 
-def _by_class(counts: dict[str, int], classes: Sequence[str]) -> list[int]:
-    return [counts.get(label, 0) for label in classes]
+def _by_class(counts: dict[str, int], run: RunSummary) -> list[int]:
+    """Images of each class that has a column, and of all classes."""
+    return [*(counts.get(label, 0) for label in _counted(run)), sum(counts.get(label, 0) for label in run.data.classes)]
+
+
+def _counted(run: RunSummary) -> Sequence[str]:
+    """Classes that get a column each; none where they are very many."""
+    return run.data.classes if len(run.data.classes) <= COLUMN_LIMIT else ()
 
 
 def _traffic_rows(run: RunSummary) -> list[tuple[str, Traffic]]:

@@ -1,16 +1,29 @@
-"""The results of a run, typed: what ``summary.json`` holds."""
+"""The results of a run, typed: what ``summary.json`` holds.
+
+The file may be a stranger's, so every number is bounded, and what belongs together is compared: a table, a picture or a sum that is made
+of them cannot fail later.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from primia.data.shard import CLASS_LIMIT
 from primia.privacy.rounding import bound
 
 Split = Literal["test", "validation"]
 SPLITS: tuple[Split, ...] = ("test", "validation")
+
+Count = Annotated[int, Field(ge=0, le=10**15)]
+Number = Annotated[float, Field(ge=-1e30, le=1e30)]
+Amount = Annotated[float, Field(ge=0.0, le=1e30)]
+Share = Annotated[float, Field(ge=0.0, le=1.0 + 1e-6)]
+Mcc = Annotated[float, Field(ge=-1.0 - 1e-6, le=1.0 + 1e-6)]
+Name = Annotated[str, Field(max_length=1000)]
+Words = Annotated[str, Field(max_length=100_000)]
 
 
 class _Document(BaseModel):
@@ -22,23 +35,30 @@ class _Document(BaseModel):
 class ClassMetrics(_Document):
     """One class against the rest."""
 
-    precision: float | None
-    recall: float | None
-    f1: float | None
-    support: int
+    precision: Share | None
+    recall: Share | None
+    f1: Share | None
+    support: Count
 
 
 class Metrics(_Document):
     """An evaluation; rows of ``confusion`` are the truth, columns the prediction."""
 
-    images: int
-    loss: float | None
-    accuracy: float | None
-    balanced_accuracy: float | None
-    mcc: float | None
-    roc_auc: float | None
-    confusion: tuple[tuple[int, ...], ...]
-    per_class: dict[str, ClassMetrics]
+    images: Count
+    loss: Number | None
+    accuracy: Share | None
+    balanced_accuracy: Share | None
+    mcc: Mcc | None
+    roc_auc: Share | None
+    confusion: tuple[tuple[Count, ...], ...]
+    per_class: Annotated[dict[Name, ClassMetrics], Field(min_length=1, max_length=CLASS_LIMIT)]
+
+    @model_validator(mode="after")
+    def _check_size(self) -> Self:
+        size = len(self.per_class)
+        if [len(row) for row in self.confusion] != [size] * size:
+            raise ValueError(f"confusion is no table of the {size} classes")
+        return self
 
 
 class SiteResult(_Document):
@@ -47,7 +67,7 @@ class SiteResult(_Document):
     validation: Metrics | None
     test: Metrics | None
     trains: bool
-    train_images: int | None
+    train_images: Count | None
 
     def on(self, split: Split) -> Metrics | None:
         """Metrics of one split."""
@@ -57,58 +77,58 @@ class SiteResult(_Document):
 class WorstSite(_Document):
     """The site with the lowest MCC."""
 
-    name: str
-    mcc: float
+    name: Name
+    mcc: Mcc
 
 
 class Traffic(_Document):
     """Bytes from a site (up) and to it (down)."""
 
-    up_bytes: int
-    down_bytes: int
+    up_bytes: Count
+    down_bytes: Count
 
 
 class Communication(Traffic):
     """Traffic of all sites together, and of each."""
 
-    sites: dict[str, Traffic]
+    sites: dict[Name, Traffic]
 
 
 class ModelFacts(_Document):
     """The network."""
 
-    name: str
-    parameters: int
+    name: Name
+    parameters: Count
 
 
 class DataFacts(_Document):
     """What was trained on: images in all, or patients where those are protected; ``counts`` is split -> site -> class -> images."""
 
-    classes: tuple[str, ...]
-    image_size: int
-    channels: int
-    skipped: tuple[str, ...]
-    train_images: int | None
-    train_patients: int | None = None
-    counts: dict[str, dict[str, dict[str, int]]]
+    classes: Annotated[tuple[Name, ...], Field(min_length=1, max_length=CLASS_LIMIT)]
+    image_size: Count
+    channels: Count
+    skipped: tuple[Words, ...]
+    train_images: Count | None
+    train_patients: Count | None = None
+    counts: dict[Name, dict[Name, dict[Name, Count]]]
 
 
 class SitePrivacy(_Document):
     """What a site's data have cost: epsilon at delta, for data sets that differ by one unit."""
 
-    unit: str
-    epsilon: float
-    epsilon_all_runs: float | None
-    delta: float
-    accountant: str
-    noise_multiplier: float
-    sample_rate: float
-    sampling: str
-    steps: int
-    clip: float
-    views: int
-    units: int
-    neighbours: str
+    unit: Name
+    epsilon: Amount
+    epsilon_all_runs: Amount | None
+    delta: Share
+    accountant: Name
+    noise_multiplier: Amount
+    sample_rate: Share
+    sampling: Name
+    steps: Count
+    clip: Amount
+    views: Count
+    units: Count
+    neighbours: Words
 
 
 class Privacy(_Document):
@@ -118,12 +138,12 @@ class Privacy(_Document):
     ``sites`` is empty without differential privacy.
     """
 
-    unit: str
+    unit: Name
     secure_aggregation: bool
     sealed: bool
     chooses_model: bool
-    sites: dict[str, SitePrivacy]
-    statement: str
+    sites: dict[Name, SitePrivacy]
+    statement: Words
 
     @property
     def in_short(self) -> str:
@@ -138,33 +158,42 @@ class Privacy(_Document):
 class Fault(_Document):
     """A site that was left out of a round."""
 
-    round: int
-    site: str
-    reason: str
+    round: Count
+    site: Name
+    reason: Words
 
 
 class RunSummary(_Document):
     """``summary.json`` of a finished run; times in seconds."""
 
-    name: str
+    name: Name
     mode: Literal["federated", "pooled", "local"]
-    seed: int
-    status: str
-    rounds: int
-    best_round: int
+    seed: Annotated[int, Field(ge=0, lt=2**64)]
+    status: Name
+    rounds: Count
+    best_round: Count
     synthetic: bool
     validation: Metrics | None
     test: Metrics | None
-    sites: dict[str, SiteResult]
+    sites: dict[Name, SiteResult]
     worst_site: WorstSite | None
-    timing: dict[str, float]
+    timing: dict[Name, Annotated[float, Field(ge=0.0, le=1e12)]]
     communication: Communication
     model: ModelFacts
     data: DataFacts
     privacy: Privacy
     faults: tuple[Fault, ...]
-    versions: dict[str, str]
-    config: dict[str, dict[str, object]]
+    versions: dict[Name, Name]
+    config: dict[Name, dict[Name, object]]
+
+    @model_validator(mode="after")
+    def _check_parts(self) -> Self:
+        """What is looked up by name is there."""
+        if "total" not in self.timing:
+            raise ValueError("timing has no total")
+        if self.mode == "local" and self.config.get("run", {}).get("site") not in self.sites:
+            raise ValueError("config.run.site is the site that trained alone, and not among sites")
+        return self
 
     @classmethod
     def of(cls, summary: Self | Mapping[str, object]) -> Self:

@@ -12,8 +12,10 @@ from rich.text import Text
 from primia.report import format as fmt
 from primia.report.results import RoundResult
 from primia.report.summary import Metrics, RunSummary, Split
+from primia.untrusted.shown import visible
 
 SITE_LIMIT = 20
+CLASS_ROWS = 200
 _CONFUSION_LIMIT = 15
 _CONFUSION_NAME_WIDTH = 40
 _ROUND_SITE_LIMIT = 4
@@ -52,10 +54,10 @@ def evaluation_tables(metrics: Metrics | Mapping[str, object], title: str) -> li
     return [_per_class(evaluation, title), *([_confusion(evaluation)] if few else [])]
 
 
-def round_table(rounds: Sequence[RoundResult], best_round: int | None = None) -> Table:
+def round_table(rounds: Sequence[RoundResult], best_round: int | None = None, hidden: int = 0) -> Table:
     """A line a validated round: loss, MCC over all sites and at each (at most four sites, else the lowest), learning rate, time.
 
-    The best round is marked. Rounds without a validation are left out.
+    The best round is marked. Rounds without a validation are left out, and of a long run ``hidden`` ones.
     """
     validated = [round_ for round_ in rounds if round_.validation_mcc is not None]
     names = list(dict.fromkeys(name for round_ in validated for name, site in round_.sites.items() if site.validation_mcc is not None))
@@ -64,8 +66,8 @@ def round_table(rounds: Sequence[RoundResult], best_round: int | None = None) ->
     for heading in ("round", "train loss", "MCC"):
         table.add_column(heading, justify="right", no_wrap=True)
     for name in shown or (["lowest site"] if names else []):
-        table.add_column(Text(name), justify="right", overflow="fold")
-    table.add_column("learning\nrate", justify="right", no_wrap=True)
+        table.add_column(foreign(name), justify="right", overflow="fold")
+    table.add_column(Group("learning", "rate"), justify="right", no_wrap=True)
     table.add_column("time", justify="right", no_wrap=True)
     for round_ in validated:
         cells = [fmt.loss(round_.train_loss), fmt.score(round_.validation_mcc), *_site_scores(round_, shown, bool(names))]
@@ -77,6 +79,7 @@ def round_table(rounds: Sequence[RoundResult], best_round: int | None = None) ->
             fmt.duration(round_.seconds),
             style="bold" if best else "",
         )
+    _add_rest(table, hidden, "rounds between these, in rounds.parquet")
     return table
 
 
@@ -90,10 +93,15 @@ def communication_table(summary: Summary) -> Table:
     busiest = sorted(traffic.sites.items(), key=lambda item: -(item[1].up_bytes + item[1].down_bytes))
     shown = list(traffic.sites.items()) if len(busiest) <= SITE_LIMIT else busiest[:SITE_LIMIT]
     for name, site in shown:
-        table.add_row(Text(name), fmt.size(site.up_bytes), fmt.size(site.down_bytes))
+        table.add_row(foreign(name), fmt.size(site.up_bytes), fmt.size(site.down_bytes))
     _add_rest(table, len(busiest) - len(shown), "more sites")
     table.add_row("all sites", fmt.size(traffic.up_bytes), fmt.size(traffic.down_bytes), style="bold")
     return table
+
+
+def foreign(text: str, style: str = "") -> Text:
+    """Somebody else's text as a cell."""
+    return Text(visible(text), style=style)
 
 
 def _table(title: str) -> Table:
@@ -105,7 +113,7 @@ def _add_split(table: Table, run: RunSummary, split: Split) -> None:
     sites = run.sites_on(split, SITE_LIMIT)
     for name, metrics in sites:
         worst = run.is_worst(name, split)
-        label = Text.assemble("  ", name, (" (worst)", "yellow") if worst else "")
+        label = Text.assemble("  ", foreign(name), (" (worst)", "yellow") if worst else "")
         table.add_row(label, *_metric_cells(metrics))
     _add_rest(table, run.site_count(split) - len(sites), "better sites")
     table.add_row("  all sites", *_metric_cells(run.on(split)), style="bold", end_section=split == "test")
@@ -133,8 +141,9 @@ def _per_class(metrics: Metrics, title: str) -> Table:
     table.add_column("class", overflow="fold")
     for heading in ("images", "precision", "recall", "F1"):
         table.add_column(heading, justify="right", no_wrap=True)
-    for name, row in metrics.per_class.items():
-        table.add_row(Text(name), fmt.count(row.support), fmt.percent(row.precision), fmt.percent(row.recall), fmt.percent(row.f1))
+    for name, row in list(metrics.per_class.items())[:CLASS_ROWS]:
+        table.add_row(foreign(name), fmt.count(row.support), fmt.percent(row.precision), fmt.percent(row.recall), fmt.percent(row.f1))
+    _add_rest(table, len(metrics.per_class) - CLASS_ROWS, "more classes, in summary.json")
     return table
 
 
@@ -145,10 +154,10 @@ def _confusion(metrics: Metrics) -> Table:
     table = _table("rows: truth, columns: prediction")
     table.add_column("", overflow="fold")
     for number, name in enumerate(names, start=1):
-        table.add_column(Text(str(number) if numbered else name), justify="right", no_wrap=True)
+        table.add_column(foreign(str(number) if numbered else name), justify="right", no_wrap=True)
     for truth, (name, row) in enumerate(zip(names, metrics.confusion, strict=True)):
         cells = [Text(fmt.count(number), style=_confusion_style(number, truth == column)) for column, number in enumerate(row)]
-        table.add_row(Text(f"{truth + 1} {name}" if numbered else name), *cells)
+        table.add_row(foreign(f"{truth + 1} {name}" if numbered else name), *cells)
     return table
 
 

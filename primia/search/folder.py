@@ -15,6 +15,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict
 
 from primia.config.reader import dump_config
 from primia.config.settings import SearchSettings, Settings
+from primia.data.closed import refuse_box
 from primia.errors import RunError
 from primia.federation.run_folder import ResultFolder, read_json, unreadable
 from primia.files import atomic_text, own_folder, private_folder
@@ -136,7 +137,9 @@ class SweepFolder(ResultFolder):
 
         Raises:
             RunError: it exists already, or cannot be written.
+            ConsentError: it would lie in a site box.
         """
+        refuse_box(path)
         folder = cls(path)
         if path.exists():
             raise RunError(f"{path} exists already; give another --name, or go on with it: {folder.resume_command}")
@@ -157,7 +160,9 @@ class SweepFolder(ResultFolder):
 
         Raises:
             RunError: it is missing, or is not one.
+            ConsentError: it lies in a site box.
         """
+        refuse_box(path)
         folder = cls(path)
         if not folder.config.is_file() or not folder.table.is_file():
             raise RunError(f"{path} is not a sweep folder: it has no {folder.config.name} or no {folder.table.name}")

@@ -10,6 +10,7 @@ from pydantic import FiniteFloat, TypeAdapter
 
 from primia.config.reader import differences, load_config
 from primia.config.settings import SearchSettings, Settings
+from primia.data.closed import refuse_box
 from primia.errors import RunError
 from primia.federation.run_folder import unreadable
 from primia.search.folder import SweepFolder
@@ -74,6 +75,7 @@ def read_known(path: Path, space: Space) -> list[Known]:
 
 
 def _of_file(path: Path, space: Space) -> tuple[list[Known], list[str]]:
+    refuse_box(path)
     point = space.point(load_config(path))
     if point is None:
         return [], [f"{path} is not tried: its settings lie outside the space"]

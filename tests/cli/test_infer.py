@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from click.testing import Result
 from PIL import Image
-from rich.console import Console
 from typer.testing import CliRunner
 
 import primia
 from primia import api
 from primia.cli.inference_display import job_progress, show_agreement, show_costs
 from primia.cli.main import app
+from primia.cli.terminal import Terminal
 from primia.config.settings import ModelSettings
 from primia.data.statistics import Normalisation
 from primia.errors import ConfigError, DataError, ModelError, RunError
@@ -115,7 +115,7 @@ def test_an_existing_file_is_replaced_only_when_asked(run: Path, here: Path) -> 
     assert isinstance(result.exception, RunError) and "--overwrite" in str(result.exception)
     assert (here / "predictions.csv").read_text() == "precious"
     assert call(run, "--data", "flat", "--overwrite").exit_code == 0
-    assert (here / "predictions.csv").read_text().startswith("file,status")
+    assert (here / "predictions.csv").read_text().startswith('"file","status"')
 
 
 @pytest.mark.parametrize(
@@ -207,8 +207,8 @@ COSTS = {
 }
 
 
-def console() -> Console:
-    return Console(record=True, width=100)
+def console() -> Terminal:
+    return Terminal(record=True, width=100)
 
 
 @pytest.fixture

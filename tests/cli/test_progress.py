@@ -4,14 +4,14 @@ import io
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from primia.cli.progress import TrainingDisplay
+from primia.cli.terminal import Terminal
 from primia.federation.events import Notice, RoundFinished, RoundStarted, RunFinished, RunStarted, SiteFinished, SiteLeftOut
 
 
 def shown(*events: object, width: int = 80, terminal: bool = False) -> str:
-    console = Console(file=io.StringIO(), width=width, force_terminal=terminal, color_system=None)
+    console = Terminal(file=io.StringIO(), width=width, force_terminal=terminal, color_system=None)
     with TrainingDisplay(console) as display:
         for event in events:
             display.show(event)  # type: ignore[arg-type]

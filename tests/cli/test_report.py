@@ -110,6 +110,16 @@ def test_compare_prints_the_verdict_and_writes_the_file(tmp_path):
     assert (tmp_path / "c.csv").read_text().count("\n") == 3
 
 
+def test_a_comparison_replaces_no_file_unasked(tmp_path):
+    folder, output = make_run(tmp_path / "fed"), tmp_path / "c.csv"
+    output.write_text("precious")
+    result = run("compare", folder, "--output", output)
+    assert isinstance(result.exception, RunError)
+    assert output.read_text() == "precious"
+    assert run("compare", folder, "--output", output, "--overwrite").exit_code == 0
+    assert output.read_text() != "precious"
+
+
 @pytest.mark.parametrize("command", ["report", "compare"])
 def test_an_unfinished_run_is_one_clear_error(tmp_path, command):
     folder = make_run(tmp_path / "first")

@@ -4,9 +4,9 @@ import io
 from dataclasses import replace
 
 import pytest
-from rich.console import Console
 
 from primia.cli.sweep_display import SweepDisplay, settings_line
+from primia.cli.terminal import Terminal
 from primia.search.records import State, TrialRecord
 from primia.search.watch import SweepProgress
 
@@ -26,7 +26,7 @@ def progress(*records: TrialRecord, trials: int = 10, elapsed: float = 100.0, li
 
 def shown(*steps: SweepProgress, width: int = 200, terminal: bool = False) -> str:
     """All that was written; on a terminal without what moves the cursor."""
-    console = Console(file=io.StringIO(), width=width, force_terminal=terminal, color_system=None, record=True)
+    console = Terminal(file=io.StringIO(), width=width, force_terminal=terminal, color_system=None, record=True)
     with SweepDisplay(console) as display:
         for step in steps:
             display.show(step)
@@ -135,7 +135,7 @@ def test_before_a_trial_has_ended_nobody_knows_the_time_left() -> None:
 
 def test_packing_is_shown_on_a_terminal_alone() -> None:
     for terminal in (True, False):
-        console = Console(file=io.StringIO(), width=100, force_terminal=terminal, color_system=None)
+        console = Terminal(file=io.StringIO(), width=100, force_terminal=terminal, color_system=None)
         with SweepDisplay(console) as display:
             display.pack("site-1", 1200, 5000)
         assert ("site-1  1,200 of 5,000" in console.file.getvalue()) == terminal  # type: ignore[attr-defined]

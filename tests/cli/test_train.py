@@ -5,9 +5,9 @@ import runpy
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from primia.api import Run
+from primia.cli.terminal import Terminal
 from primia.cli.train import _show_result as show_result
 from primia.cli.train import read_settings
 from primia.config.reader import dump_config
@@ -20,7 +20,7 @@ make_run = runpy.run_path(str(Path(__file__).parents[1] / "report" / "conftest.p
 def settings(
     *overrides: str, config: Path | None = None, data: Path | None = None, resume: Path | None = None
 ) -> tuple[Settings | None, str]:
-    console = Console(file=io.StringIO(), width=200, color_system=None)
+    console = Terminal(file=io.StringIO(), width=200, color_system=None)
     read = read_settings(console, config, data, list(overrides), resume)
     return read, console.file.getvalue()  # type: ignore[attr-defined]
 
@@ -71,7 +71,7 @@ def test_a_resume_stays_in_its_folder(tmp_path: Path, overrides: list[str], said
 def test_what_is_next_can_be_pasted_into_a_shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = make_run(tmp_path / "my [bold]run")
     monkeypatch.chdir(tmp_path)
-    console = Console(file=io.StringIO(), width=200, color_system=None)
+    console = Terminal(file=io.StringIO(), width=200, color_system=None)
     show_result(console, Run(run))
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert "run folder  my [bold]run" in text

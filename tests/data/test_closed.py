@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import runpy
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, get_args, get_origin
 
 import numpy as np
 import pyarrow as pa
 import pytest
+import typer
 from PIL import Image
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from primia.cli import data as data_command
-from primia.config.settings import DataSettings, Settings
+from primia.cli.main import app
+from primia.config.settings import DataSettings, ModelSettings, Settings
 from primia.data.closed import box_around, is_box
 from primia.data.federation import prepare, prepare_evaluation
 from primia.data.layout import read_classes
@@ -26,8 +31,21 @@ from primia.data.sources import open_source
 from primia.errors import ConsentError, PrimiaError
 from primia.federation import mock
 from primia.federation.boxes import create_boxes
+from primia.federation.run_folder import RunFolder
 from primia.federation.site_box import SiteBox
+from primia.inference import output
+from primia.inference.certificates import make_certificates
 from primia.inference.images import find_images
+from primia.inference.keystore import KeyStore
+from primia.models.file import load_model
+from primia.models.pretrained import load_pretrained
+from primia.models.registry import build_model
+from primia.privacy.attacks.subject import Subject
+from primia.report import comparison_output
+from primia.report.results import RunResults
+from primia.search import warm_start
+from primia.search.folder import SweepFolder
+from primia.search.space import Space
 
 pack = runpy.run_path(str(Path(__file__).parents[1] / "federation" / "test_boxes.py"))["pack"]
 
@@ -150,6 +168,104 @@ def test_no_way_leads_into_a_box(boxes: Path, tmp_path: Path, way: Callable[[Pat
         result = CliRunner().invoke(data_command.app, list(map(str, command)))
         assert isinstance(result.exception, ConsentError) and not result.stdout, command
     assert sorted(path.name for path in tmp_path.iterdir() if path.name in ("cache", "taken", "sheet.png", "out")) == []
+
+
+def functions(group: typer.Typer, words: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Callable[..., object]]]:
+    """Every command's words and function."""
+    for each in group.registered_commands:
+        assert each.callback
+        yield (*words, each.name or each.callback.__name__), each.callback
+    for inner in group.registered_groups:
+        assert inner.typer_instance and inner.name
+        yield from functions(inner.typer_instance, (*words, inner.name))
+
+
+def is_path(annotation: Any) -> bool:
+    return annotation is Path or any(map(is_path, get_args(annotation) if get_origin(annotation) else ()))
+
+
+def path_parameters() -> list[tuple[tuple[str, ...], str]]:
+    found = []
+    for words, function in functions(app):
+        kinds = inspect.signature(function, eval_str=True).parameters
+        found += [(words, name) for name, parameter in kinds.items() if is_path(parameter.annotation)]
+    return found
+
+
+MAY_BE_BOXES = {
+    (("train",), "data"),
+    (("tune",), "data"),
+    *((("site", name), "box") for name in ("init", "show", "grant", "revoke", "pin")),
+}
+"""What a site's owner opens, and what is opened with the owner's grant."""
+
+
+def call(words: tuple[str, ...], name: str, path: Path, elsewhere: Path) -> object:
+    """What a command ends with where the parameter is ``path``, and whatever else it needs is given."""
+    command: Any = get_command(app)
+    for word in words:
+        command = command.commands[word]
+    line = [*words]
+    for parameter in command.params:
+        if parameter.name == name or parameter.required:
+            value = path if parameter.name == name else elsewhere / str(parameter.name)
+            line += [str(value)] if parameter.param_type_name == "argument" else [parameter.opts[0], str(value)]
+    return CliRunner().invoke(app, line).exception
+
+
+@pytest.mark.parametrize(("words", "name"), path_parameters(), ids=lambda value: value if isinstance(value, str) else " ".join(value))
+def test_no_path_of_any_command_lies_in_a_box(
+    boxes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "linked").symlink_to(boxes / "north" / "syft")
+    before = sorted(tmp_path.rglob("*"))
+    for path in (boxes / "north" / "new", private(boxes / "north").parents[1], tmp_path / "linked" / "file.csv"):
+        if (words, name) not in MAY_BE_BOXES:
+            assert isinstance(call(words, name, path, tmp_path), ConsentError), path
+            assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_no_setting_leads_into_a_box(boxes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    inner = boxes / "north" / "new"
+    before = sorted(boxes.rglob("*"))
+    searched = "search.training.learning_rate=uniform(0.1, 1)"
+    for command in (["train"], ["tune", "--set", searched]):
+        for given in ("run.output", "data.cache", "data.path"):
+            source = ["--set", "data.source=folder"] if given == "data.path" else []
+            result = CliRunner().invoke(app, [*command, *source, "--set", f"{given}={inner}"])
+            assert isinstance(result.exception, ConsentError), (command, given)
+        result = CliRunner().invoke(app, [*command, "--data", str(private(boxes / "north").parents[1])])
+        assert isinstance(result.exception, ConsentError), command
+    assert isinstance(CliRunner().invoke(app, ["site", "init", str(inner), "--data", str(tmp_path)]).exception, ConsentError)
+    assert sorted(boxes.rglob("*")) == before
+
+
+def test_readers_and_writers_refuse_by_themselves(boxes: Path, tmp_path: Path) -> None:
+    inner = boxes / "north" / "new"
+    before = sorted(boxes.rglob("*"))
+    model = build_model(ModelSettings(), classes=2, channels=1, image_size=16, seed=0)
+    space = Space.of(Settings.model_validate({"search": {"space": {"training.learning_rate": "uniform(0.1, 1)"}}}))
+    uses: list[Callable[[], object]] = [
+        lambda: load_pretrained(model, str(inner)),
+        lambda: load_model(inner),
+        lambda: RunFolder.open(inner),
+        lambda: RunFolder.create(inner, Settings(), "f"),
+        lambda: SweepFolder.open(inner),
+        lambda: SweepFolder.create(inner, Settings(), "f"),
+        lambda: RunResults.read(inner),
+        lambda: Subject.open(inner, lambda settings: pytest.fail("images were looked for")),
+        lambda: output.check_output(inner / "p.csv"),
+        lambda: comparison_output.check_output(inner / "c.csv"),
+        lambda: make_certificates(inner),
+        lambda: KeyStore.open(inner),
+        lambda: warm_start._of_file(boxes / "north" / "box.json", space),
+    ]
+    for use in uses:
+        with pytest.raises(ConsentError, match="lies in the site box"):
+            use()
+    assert sorted(boxes.rglob("*")) == before
 
 
 def test_the_shard_itself_names_its_site_and_what_to_do(boxes: Path, tmp_path: Path) -> None:

@@ -8,10 +8,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from rich.console import Console
 from safetensors.numpy import load_file, save_file
 
 from primia.cli.inference_display import job_progress
+from primia.cli.terminal import Terminal
 from primia.config.reader import load_config
 from primia.config.settings import InferenceSettings
 from primia.data.demo import demo_catalogue
@@ -138,7 +138,7 @@ def test_the_plan_is_json_and_has_all_that_is_printed(compiled: Compiled) -> Non
     assert [layer["name"] for layer in plan["layers"]] == [layer.name for layer in compiled.program.layers]
     assert plan["calibration"]["images"] == compiled.agreement.images
     assert plan["expected_online_core_s"] > 0 and plan["expected_preprocessing_core_s"] > 0
-    console = Console(record=True, width=120)
+    console = Terminal(record=True, width=120)
     with job_progress(console) as on_event:
         on_event({"event": "plan", "plan": plan})
     text = console.export_text()

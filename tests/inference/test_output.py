@@ -10,7 +10,7 @@ import pytest
 
 from primia.errors import ConfigError, RunError
 from primia.inference.images import InferenceImages
-from primia.inference.output import check_output, output_files, to_json, write_predictions
+from primia.inference.output import check_output, output_files, read_table, to_json, write_predictions
 from primia.inference.predictions import Failure, Predictions
 
 COLUMNS = ["file", "status", "reason", "predicted", "p_a", "p_b,c"]
@@ -42,6 +42,26 @@ def test_csv_has_empty_cells_for_what_is_missing(predictions: Predictions, tmp_p
     assert second[:6] == ["y.png", "unreadable", "cut, short", "", "", ""]
     assert third[:6] == ["z.png", "out of range", "the model's output is not a finite number", "", "", ""]
     assert first[6:] == ["a"] * predictions.has_truth
+
+
+@pytest.mark.parametrize("name", ["p.csv", "p.json", "p.parquet"])
+def test_names_that_are_formulas_are_none_in_a_spreadsheet_and_are_read_back(tmp_path: Path, name: str) -> None:
+    classes = ("=HYPERLINK(1)", "7", "'@x", "a;=1+1")
+    names = ("=cmd|' /C calc'!A0.png", "+1.png", "-1.png", "@a.png", "\t=1.png", "'a.png", 'a;=1,"b".png')
+    images = InferenceImages(Path("root"), names, np.arange(7) % 4, tuple(map(Path, names)), channels=1, image_size=8)
+    logits = np.eye(4, dtype=np.float32)[np.arange(7) % 4]
+    made = Predictions.from_logits(images, classes, logits, {6: Failure("unreadable", "-1")})
+    write_predictions(made, tmp_path / name)
+    rows = read_table(tmp_path / name)
+    assert [row["file"] for row in rows] == list(names)
+    assert [row["predicted"] for row in rows] == [row.predicted for row in made.rows]
+    assert [row["truth"] for row in rows] == [row.truth for row in made.rows]
+    assert rows[6]["reason"] == "-1" and rows[0]["reason"] is None
+    assert [tuple(rows[0][f"p_{label}"] for label in classes)] == [made.rows[0].probabilities]
+    if name.endswith(".csv"):
+        for cells in csv.reader((tmp_path / name).open(newline="", encoding="utf-8")):
+            assert not [cell for cell in cells if cell.startswith(tuple("=+-@\t"))]
+        assert '"a;=1+1"' in (tmp_path / name).read_text(), "whoever takes semicolons for commas sees one cell"
 
 
 def test_json_holds_summary_and_rows_and_never_nan(predictions: Predictions, tmp_path: Path) -> None:

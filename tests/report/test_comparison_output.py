@@ -35,6 +35,13 @@ def test_csv_has_a_row_a_run_with_full_precision(comparison):
     assert rows[3]["own_site_test_mcc"] != ""
 
 
+def test_csv_has_no_formula(make_run):
+    written = to_csv(compare([make_run("=1+1"), make_run("-b", mode="pooled")]))
+    rows = list(csv.DictReader(io.StringIO(written)))
+    assert [row["name"] for row in rows] == ["'=1+1", "'-b"]
+    assert rows[0]["worst_site_mcc"].startswith("0.")
+
+
 def test_json_has_groups_runs_and_the_verdict(comparison):
     document = json.loads(to_json(comparison))
     assert document["comparable"] is True
@@ -99,5 +106,13 @@ def test_suffix_names_the_format(comparison, tmp_path, suffix):
 def test_other_suffixes_and_unwritable_places(comparison, tmp_path):
     with pytest.raises(ConfigError, match=r"\.csv, \.json or \.html"):
         check_output(tmp_path / "c.xlsx")
+    (tmp_path / "c.csv").write_text("precious")
+    with pytest.raises(RunError, match=r"c\.csv exists; give another --output, or --overwrite"):
+        check_output(tmp_path / "c.csv")
+    check_output(tmp_path / "c.csv", overwrite=True)
+    (tmp_path / "folder.csv").mkdir()
+    for place in ("folder.csv", "nowhere/c.csv"):
+        with pytest.raises(RunError, match="cannot write"):
+            check_output(tmp_path / place, overwrite=True)
     with pytest.raises(RunError, match="cannot write"):
         write_comparison(comparison, tmp_path / "nowhere" / "c.csv")

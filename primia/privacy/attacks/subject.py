@@ -7,12 +7,14 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
+from pydantic import Field, TypeAdapter
 from torch import nn
 
 from primia.config.reader import load_config
 from primia.config.settings import Settings
+from primia.data.closed import refuse_box
 from primia.data.federation import Check, FederatedData, SiteShards, check_trained_on
 from primia.data.shard import JoinedDataset, Shard
 from primia.errors import ConsentError, RunError
@@ -20,8 +22,13 @@ from primia.models.file import ModelCard, load_model
 from primia.models.registry import build_model
 from primia.privacy.mechanism import Mechanism
 from primia.training.learner import LearnerSpec
-from primia.untrusted.documents import read_object
+from primia.untrusted.documents import read_object, validated
 from primia.untrusted.files import check_folder, printable
+
+_Amount = Annotated[float, Field(ge=0.0, le=1e30)]
+_Scale = Annotated[float, Field(ge=1e-6, le=1e6)]
+_Delta = Annotated[float, Field(ge=0.0, lt=1.0)]
+_Count = Annotated[int, Field(ge=1, le=10**9)]
 
 Locate = Callable[[Settings, Check], FederatedData]
 """Finds the images that settings name, once their fingerprint has passed a check."""
@@ -31,8 +38,8 @@ Locate = Callable[[Settings, Check], FederatedData]
 class Budget:
     """The largest epsilon and delta that the accountant gives any site for the whole run."""
 
-    epsilon: float
-    delta: float
+    epsilon: _Amount
+    delta: _Delta
 
 
 @dataclass(frozen=True)
@@ -40,18 +47,63 @@ class Stated:
     """What the run states of the mechanism of one site, or of the federation where sites are protected."""
 
     site: str
-    unit: str
+    unit: Literal["image", "patient", "site"]
     mechanism: Mechanism
-    views: int
-    steps: int
-    delta: float
-    accountant: str
+    views: Annotated[int, Field(ge=1, le=1000)]
+    steps: _Count
+    delta: Annotated[_Delta, Field(gt=0.0)]
+    accountant: Literal["prv", "rdp"]
 
     @classmethod
     def of(cls, site: str, statement: Mapping[str, Any]) -> Stated:
-        """The statement of one site in ``summary.json``."""
-        mechanism = Mechanism(*(statement[name] for name in ("noise_multiplier", "clip", "sample_rate", "units")))
-        return cls(site, mechanism=mechanism, **{name: statement[name] for name in ("unit", "views", "steps", "delta", "accountant")})
+        """The statement of one site in ``summary.json``; :class:`~primia.untrusted.files.Unusable` where it can be none."""
+        scale: _Step = validated(_STEP, statement)
+        mechanism = Mechanism(scale.noise_multiplier, scale.clip, scale.sample_rate, scale.units)
+        stated: Stated = validated(_STATED, {**statement, "site": site, "mechanism": mechanism})
+        return stated
+
+
+@dataclass(frozen=True)
+class _Step:
+    """A mechanism as it is written."""
+
+    noise_multiplier: _Scale
+    clip: _Scale
+    sample_rate: Annotated[float, Field(gt=0.0, le=1.0)]
+    units: _Count
+
+
+_BUDGET, _STATED, _STEP = TypeAdapter(Budget), TypeAdapter(Stated), TypeAdapter(_Step)
+_SITES = TypeAdapter(dict[str, dict[str, Any]])
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What an audit needs of ``summary.json``: the run's name, what its sites have spent, and what they state of how."""
+
+    name: str
+    spent: tuple[Budget, ...]
+    stated: tuple[Stated, ...]
+
+    @classmethod
+    def of(cls, document: Mapping[str, Any]) -> Summary:
+        """The typed form of the document; :class:`~primia.untrusted.files.Unusable` where it is none of a run."""
+        parts: _Parts = validated(_PARTS, document)
+        sites: dict[str, dict[str, Any]] = validated(_SITES, (parts.privacy or {}).get("sites") or {})
+        spent = tuple(validated(_BUDGET, site) for site in sites.values() if site.get("epsilon") is not None)
+        stated = tuple(Stated.of(name, site) for name, site in sites.items() if site.get("steps"))
+        return cls(parts.name, spent, stated)
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """The rest is passed over."""
+
+    name: Annotated[str, Field(max_length=1000)]
+    privacy: dict[str, Any] | None = None
+
+
+_PARTS = TypeAdapter(_Parts)
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +112,7 @@ class Subject:
 
     path: Path
     settings: Settings
-    summary: dict[str, Any]
+    summary: Summary
     card: ModelCard
     best_model: nn.Module
     data: FederatedData
@@ -72,8 +124,9 @@ class Subject:
         Raises:
             RunError: not a run folder, or the run is not finished.
             DataError, ModelError: images or model are not there any more, are broken, or are not those it was trained on.
-            ConsentError: a site box whose private half this user may not read.
+            ConsentError: a site box whose private half this user may not read, or that the folder lies in.
         """
+        refuse_box(path)
         summary, settings = _read_summary(path), load_config(path / "config.ini")
         model, card = load_model(path)
         data = locate(settings, partial(check_trained_on, path))
@@ -83,7 +136,7 @@ class Subject:
     @property
     def name(self) -> str:
         """The run's name."""
-        return str(self.summary["name"])
+        return self.summary.name
 
     @cached_property
     def training_sites(self) -> tuple[SiteShards, ...]:
@@ -110,16 +163,12 @@ class Subject:
     @property
     def budget(self) -> Budget | None:
         """What the run's accountant says; None for a run without differential privacy."""
-        sites = (self.summary.get("privacy") or {}).get("sites") or {}
-        spent = [Budget(site["epsilon"], site["delta"]) for site in sites.values() if site.get("epsilon") is not None]
-        return max(spent, key=lambda budget: budget.epsilon, default=None)
+        return max(self.summary.spent, key=lambda budget: budget.epsilon, default=None)
 
     @property
     def stated(self) -> Stated | None:
         """What is stated where the noise is weakest; None for a run without differential privacy, or without a step of it."""
-        sites = (self.summary.get("privacy") or {}).get("sites") or {}
-        found = [Stated.of(name, site) for name, site in sites.items() if site.get("steps")]
-        return min(found, key=lambda each: each.mechanism.noise_multiplier / each.mechanism.sample_rate, default=None)
+        return min(self.summary.stated, key=lambda each: each.mechanism.noise_multiplier / each.mechanism.sample_rate, default=None)
 
     def shard_of(self, name: str) -> Shard:
         """The training images of a site; :func:`primia.api.audits.audit` has asked for the grants of those in boxes.
@@ -167,12 +216,12 @@ class Subject:
         )
 
 
-def _read_summary(path: Path) -> dict[str, Any]:
+def _read_summary(path: Path) -> Summary:
     if not (path / "config.ini").is_file():
         raise RunError(f"{path} is not a run folder: it has no config.ini; give the folder that primia-ray train names at its end")
     try:
         check_folder(path)
-        return read_object(path / "summary.json")
+        return Summary.of(read_object(path / "summary.json"))
     except FileNotFoundError:
         raise RunError(f"{path} has no summary.json: the run is not finished; go on with: primia-ray train --resume {path}") from None
     except (OSError, ValueError) as error:
