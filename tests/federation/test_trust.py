@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
@@ -378,11 +379,21 @@ def test_a_roster_that_the_owner_does_not_want_gets_no_shares(begun: Any, grant:
     if "partners" not in grant:
         peers.write_text(peers.read_text().replace('"owner"', '"first contact"', 1))
     boxes["site-1"].grant(FEDERATION, **grant)
-    before = peers.read_text()
     reply = hosts.hosts[0].share(charter, "train", {"site-1": rosters["site-1"]})
     assert not reply.values and reply.failures[0].kind is Kind.PARTNERS
-    assert peers.read_text() == before, "no key of a roster that is not wanted is believed"
     assert said in SiteLog(boxes["site-1"].path / "errors.log").last().words  # type: ignore[union-attr]
+
+
+def test_no_key_of_a_roster_that_is_not_wanted_is_believed(begun: Any) -> None:
+    hosts, charter, rosters, boxes = begun
+    peers = boxes["site-1"].path / "peers.json"
+    known = json.loads(peers.read_text())
+    del known["site-3"]
+    peers.write_text(json.dumps(known))
+    hosts.hosts[0]._gate.member("site-1")._trusted.clear()
+    boxes["site-1"].grant(FEDERATION, first_contact=True, partners=("site-2",))
+    assert not hosts.hosts[0].share(charter, "train", {"site-1": rosters["site-1"]}).values
+    assert json.loads(peers.read_text()) == known
 
 
 def test_pinned_sites_count_where_they_have_delivered(begun: Any) -> None:

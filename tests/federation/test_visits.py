@@ -418,6 +418,24 @@ def test_a_learner_of_other_settings_is_made_anew(attacker: Attacker) -> None:
     assert host._learner(other) is not first and host._learner(other).spec == other.learner
 
 
+@pytest.mark.parametrize("changed", [{"training": {"optimizer": "adam"}}, {"model": {"normalisation": "group"}}], ids=str)
+def test_a_state_of_another_form_is_not_loaded(make_setup: Make, make_hosts: MakeHosts, changed: dict[str, dict[str, str]]) -> None:
+    """The attack: sites whose round had failed have no state, and answer where the others stumble over theirs."""
+    kept = {"rounds": 3, "keep_optimizer_state": True, "batchnorm": "local"}
+    setup = make_setup(federation=kept, training={"optimizer": "sgd"}, secure_aggregation={"enabled": False, "seal": False})
+    hosts = make_hosts(assign_hosts(setup.sites, 3))
+    attacker = Attacker(hosts, prepare_run(setup, hosts, DRIVER))
+    host, session, start = hosts.hosts[0], attacker.prepared.session, attacker.prepared.initial
+    assert not host.train(session, RoundTask(1, 3, ("site-1",), None), start).failures
+    (section,) = changed
+    settings = settings_of(attacker, section, **changed[section])
+    other = replace(session, charter=replace(session.charter, id="other", settings=settings))
+    other = replace(other, learner=replace(session.learner, **{section: getattr(settings, section)}))
+    flat = host._learner(other).flat
+    model = GlobalModel(1, np.zeros(flat.parameter_count, np.float32), np.ones(flat.buffer_count, np.float32))
+    assert not host.train(other, RoundTask(2, 3, ("site-1",), None), model).failures
+
+
 def test_facts_of_one_run_are_summed_over_one_set_of_sites(attacker: Attacker) -> None:
     """Under other settings as well: they would tell by subtraction what a site adds."""
     other = attacker.named(id="other", settings=settings_of(attacker, "training", batch_size=2)).charter
