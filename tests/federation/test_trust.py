@@ -387,8 +387,7 @@ def test_a_roster_that_the_owner_does_not_want_gets_no_shares(begun: Any, grant:
 def test_no_key_of_a_roster_that_is_not_wanted_is_believed(begun: Any) -> None:
     hosts, charter, rosters, boxes = begun
     peers = boxes["site-1"].path / "peers.json"
-    known = json.loads(peers.read_text())
-    del known["site-3"]
+    known = {"site-2": json.loads(peers.read_text())["site-2"] | {"by": "first contact"}}
     peers.write_text(json.dumps(known))
     hosts.hosts[0]._gate.member("site-1")._trusted.clear()
     boxes["site-1"].grant(FEDERATION, first_contact=True, partners=("site-2",))
