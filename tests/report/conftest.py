@@ -70,7 +70,11 @@ def rounds_table(training: Sequence[str], validating: Sequence[str], rounds: int
                     "learning_rate": rate(round_),
                     "seconds": 2.1,
                 }
-                row |= {"validation_mcc": max(-1.0, score - 0.04 * index) if site in validating else None, "up_bytes": 400_000, "down_bytes": 400_000}
+                row |= {
+                    "validation_mcc": max(-1.0, score - 0.04 * index) if site in validating else None,
+                    "up_bytes": 400_000,
+                    "down_bytes": 400_000,
+                }
             rows.append(row)
         rows.append(
             {
