@@ -32,7 +32,7 @@ def show(config: ConfigOption = None, sets: SetOption = None) -> None:
     if sys.stdout.isatty():
         say(*text.removesuffix("\n").split("\n"))
     else:
-        typer.echo(text, nl=False)  # a file gets every sign as it is
+        typer.echo(text, nl=False, color=True)  # a file gets every sign as it is
 
 
 @app.command()

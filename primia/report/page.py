@@ -15,7 +15,7 @@ from primia.report.results import RunResults
 from primia.report.summary import SPLITS, Metrics, RunSummary, Split, Traffic, WorstSite
 
 COLUMN_LIMIT = 40
-CLASS_ROWS = 1000
+CLASS_ROWS = 500
 ROW_LIMIT = 20
 """Sites, faults and skipped files listed on the page; the others are counted."""
 

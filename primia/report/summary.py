@@ -191,7 +191,8 @@ class RunSummary(_Document):
         """What is looked up by name is there."""
         if "total" not in self.timing:
             raise ValueError("timing has no total")
-        if self.mode == "local" and self.config.get("run", {}).get("site") not in self.sites:
+        site = self.config.get("run", {}).get("site")
+        if self.mode == "local" and not (isinstance(site, str) and site in self.sites):
             raise ValueError("config.run.site is the site that trained alone, and not among sites")
         return self
 

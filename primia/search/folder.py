@@ -10,8 +10,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from primia.config.reader import dump_config
 from primia.config.settings import SearchSettings, Settings
@@ -19,7 +20,7 @@ from primia.data.closed import refuse_box
 from primia.errors import RunError
 from primia.federation.run_folder import ResultFolder, read_json, unreadable
 from primia.files import atomic_text, own_folder, private_folder
-from primia.search.records import TrialRecord, read_records, write_records
+from primia.search.records import Amount, Count, Mcc, Name, Seconds, TrialRecord, read_records, write_records
 from primia.untrusted.documents import validated
 from primia.untrusted.files import Unusable
 
@@ -29,12 +30,12 @@ _RUNNING = "running"
 class SweepPrivacy(BaseModel):
     """What all trials together have cost each site."""
 
-    unit: str
-    delta: dict[str, float]
-    accountant: str
-    sites: dict[str, float]
-    trials: int
-    unstated: tuple[int, ...] = ()
+    unit: Name
+    delta: dict[Name, Annotated[float, Field(ge=0.0, le=1.0)]]
+    accountant: Name
+    sites: dict[Name, Amount]
+    trials: Count
+    unstated: tuple[Count, ...] = ()
     sentence: str
 
 
@@ -49,15 +50,15 @@ class SweepSummary(BaseModel):
     status: str = _RUNNING
     name: str = ""
     reason: str = ""
-    best: int | None = None
-    value: float | None = None
-    front: tuple[int, ...] = ()
-    given: int | None = None
-    wall_seconds: float = 0.0
-    training_seconds: float | None = None
+    best: Count | None = None
+    value: Mcc | None = None
+    front: tuple[Count, ...] = ()
+    given: Count | None = None
+    wall_seconds: Seconds = 0.0
+    training_seconds: Seconds | None = None
     started: str = ""
     part_started: AwareDatetime | None = None
-    max_epsilon: float | None = None
+    max_epsilon: Amount | None = None
     privacy: SweepPrivacy | None = None
     versions: dict[str, str] = {}
 

@@ -22,6 +22,8 @@ FEWEST_TRIALS = 10
 
 _BEST_SHARE, _FEWEST_BEST = 0.25, 5
 _ENDED = (State.COMPLETE, State.PRUNED)
+_LEAST = 1e-30
+"""The smallest value on a logarithmic axis."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class Parameter:
         different = tuple(sorted(set(values), key=lambda value: (isinstance(value, str), value)))
         if expression.startswith("choice") or any(isinstance(value, bool | str) for value in different):
             return cls(name, "category", different)
-        logarithmic = expression.startswith("loguniform") and all(value > 0 for value in different)  # type: ignore[operator]
+        logarithmic = expression.startswith("loguniform") and all(value >= _LEAST for value in different)  # type: ignore[operator]
         return cls(name, "log" if logarithmic else "linear", different)
 
     @property

@@ -6,7 +6,7 @@ import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
@@ -27,6 +27,10 @@ from primia.search.records import State, TrialRecord, best_of, undominated, valu
 ROW_LIMIT = 100
 """Trials listed on the page; the others are counted."""
 SITE_LIMIT = 20
+DRAWN_LIMIT = 1000
+"""Trials in pictures; of more the best ones and some spread over the others."""
+POINT_LIMIT = 200
+"""Points of a trial's curve."""
 
 _STATUS = {
     "running": "Not finished: this page shows the trials so far, and primia-ray report writes it anew while the sweep goes on",
@@ -183,8 +187,9 @@ def render_sweep(folder: SweepFolder) -> str:
     """The page as text."""
     sweep = SweepResults.read(folder)
     search, best = sweep.settings.search, sweep.best
-    parameters = varied_parameters(sweep.records, search.space)
-    importance = importances(sweep.records, parameters)
+    drawn = replace(sweep, records=_drawn(sweep))
+    parameters = varied_parameters(drawn.records, search.space)
+    importance = importances(drawn.records, parameters)
     names = list(dict.fromkeys([*search.space, *(name for record in sweep.records for name in record.parameters)]))
     ranked = sweep.ranked
     has_second = search.second_objective != "none"
@@ -199,21 +204,24 @@ def render_sweep(folder: SweepFolder) -> str:
         caution=caution(sweep),
         comparison=sweep.compare_with_given(),
         changes=changes(best, sweep.settings) if best else [],
-        pictures=_pictures(sweep, parameters),
+        pictures=_pictures(drawn, parameters),
+        undrawn=len(sweep.records) - len(drawn.records),
         importance=importance,
         importance_picture=image_source(figures.importance_bars(importance.shares)) if importance else None,
         method=METHOD,
         fewest=FEWEST_TRIALS,
         counts={state.value: sum(record.state == state for record in sweep.records) for state in State},
-        slices=[(parameter.name, image_source(figures.slice_of(sweep.records, parameter, best))) for parameter in parameters],
+        slices=[(parameter.name, image_source(figures.slice_of(drawn.records, parameter, drawn.best))) for parameter in parameters],
         second=_SECOND.get(search.second_objective),
-        front=[(record, sweep.second_text(record.second), _link(sweep.path, record)) for record in sweep.front] if has_second else [],
-        front_picture=_front_picture(sweep) if has_second else None,
+        front=[(record, sweep.second_text(record.second), _link(sweep.path, record)) for record in sweep.front[:ROW_LIMIT]]
+        if has_second
+        else [],
+        front_picture=_front_picture(drawn) if has_second else None,
         names=names,
         rows=[_row(sweep, record, names) for record in ranked[:ROW_LIMIT]],
         has_epsilon=sweep.is_private and search.second_objective != "epsilon",
         hidden=Counter(_counted_as(record.state, sweep.summary) for record in ranked[ROW_LIMIT:]),
-        schedules=_schedules(sweep),
+        schedules=_schedules(sweep)[:ROW_LIMIT],
         privacy_rows=_privacy_rows(sweep.summary.privacy),
         space=[(name, expression, _setting(value_of(sweep.settings, name))) for name, expression in search.space.items()],
         search_settings=[(key, render_setting(value)) for key, value in search if key != "space"],
@@ -309,6 +317,23 @@ def _time_sentence(sweep: SweepResults) -> str:
         return f"So far it has trained for {fmt.duration(training)}." if training else ""
     known = sweep.summary.training_seconds
     return f"It took {fmt.duration(sweep.summary.wall_seconds)}, with {fmt.duration(training if known is None else known)} of training."
+
+
+def _drawn(sweep: SweepResults) -> tuple[TrialRecord, ...]:
+    """The trials that pictures show, in their order; the curve of each is thinned."""
+    records = sweep.records
+    if len(records) > DRAWN_LIMIT:
+        best = {record.number for record in sweep.ranked[: DRAWN_LIMIT // 2]}
+        others = [record.number for record in records if record.number not in best]
+        best |= set(others[:: -(-len(others) // (DRAWN_LIMIT // 2))])
+        records = tuple(record for record in records if record.number in best)
+    return tuple(replace(record, curve=_thinned(record.curve)) if len(record.curve) > POINT_LIMIT else record for record in records)
+
+
+def _thinned(curve: Sequence[tuple[int, float]]) -> Sequence[tuple[int, float]]:
+    """The last point, and others spread before it."""
+    step = -(-len(curve) // POINT_LIMIT)
+    return curve[::-step][::-1]
 
 
 def _pictures(sweep: SweepResults, parameters: Sequence[Parameter]) -> dict[str, str | None]:

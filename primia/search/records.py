@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
+from pydantic import BaseModel, ConfigDict, Field
 
 from primia.config.fields import keys
 from primia.errors import RunError
@@ -26,7 +26,9 @@ Value = bool | int | float | str
 Count = Annotated[int, Field(ge=0, le=10**9)]
 Bytes = Annotated[int, Field(ge=0, lt=2**62)]
 Seconds = Annotated[float, Field(ge=0.0, le=1e12)]
-Amount = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
+Amount = Annotated[float, Field(ge=0.0, le=1e30)]
+Whole = Annotated[int, Field(ge=-(2**53), le=2**53)]
+Number = Annotated[float, Field(ge=-1e30, le=1e30)]
 Mcc = Annotated[float, Field(ge=-1.0 - 1e-6, le=1.0 + 1e-6)]
 Name = Annotated[str, Field(max_length=1000)]
 
@@ -221,7 +223,7 @@ class _Row(_Strict):
     trial: Count
     state: Annotated[State, Field(strict=False)]
     value: Mcc | None
-    second: FiniteFloat | None
+    second: Amount | None
     best_round: Count
     rounds: Count
     planned_rounds: Count
@@ -231,7 +233,7 @@ class _Row(_Strict):
     folder: str
     curve: list[_Point]
     epsilon: dict[Name, Amount]
-    parameters: dict[str, bool | int | FiniteFloat | Name]
+    parameters: dict[str, bool | Whole | Number | Name]
 
 
 def read_records(path: Path) -> list[TrialRecord]:
