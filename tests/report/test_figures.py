@@ -55,3 +55,16 @@ def test_the_same_numbers_give_the_same_picture_and_global_style_stays():
     before = matplotlib.rcParams["axes.grid"], matplotlib.rcParams["svg.fonttype"]
     assert figures.score_dots({"a": [0.5]}, "MCC") == figures.score_dots({"a": [0.5]}, "MCC")
     assert before == (matplotlib.rcParams["axes.grid"], matplotlib.rcParams["svg.fonttype"])
+
+
+@pytest.mark.filterwarnings("error")
+def test_names_with_signs_that_steer_are_drawn_as_their_codes():
+    names = ["\x1b[31m", "\u202eb", "a\nb"]
+    svg = figures.confusion_matrix([[3, 0, 0], [0, 3, 0], [0, 0, 3]], names)
+    assert not {"\x1b", "\u202e"} & set(svg)
+    assert "\\x1b[31m" in texts(svg) and "a\\nb" in texts(svg)
+
+
+def test_the_confusion_matrix_of_very_many_classes_is_not_drawn():
+    classes = figures.CLASS_LIMIT + 1
+    assert figures.confusion_matrix([[1] * classes] * classes, [str(number) for number in range(classes)]) is None

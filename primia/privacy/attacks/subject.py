@@ -69,7 +69,7 @@ class _Step:
 
     noise_multiplier: _Scale
     clip: _Scale
-    sample_rate: Annotated[float, Field(gt=0.0, le=1.0)]
+    sample_rate: Annotated[float, Field(ge=1e-9, le=1.0)]
     units: _Count
 
 
@@ -91,7 +91,7 @@ class Summary:
         parts: _Parts = validated(_PARTS, document)
         sites: dict[str, dict[str, Any]] = validated(_SITES, (parts.privacy or {}).get("sites") or {})
         spent = tuple(validated(_BUDGET, site) for site in sites.values() if site.get("epsilon") is not None)
-        stated = tuple(Stated.of(name, site) for name, site in sites.items() if site.get("steps"))
+        stated = tuple(Stated.of(name, site) for name, site in sites.items() if site.get("steps") not in (None, 0))
         return cls(parts.name, spent, stated)
 
 

@@ -85,3 +85,34 @@ def test_private_images_that_may_not_be_read_are_their_owners_business(make_fold
     monkeypatch.setattr(os, "access", lambda path, mode: "site-2" not in str(path))
     with pytest.raises(ConsentError, match="the private images of site 'site-2' are not yours to read"):
         Subject.open(folder, locate)
+
+
+STATEMENT = {
+    "epsilon": 1.0, "delta": 1e-5, "unit": "image", "accountant": "rdp", "noise_multiplier": 4.0, "sample_rate": 0.5, "steps": 4,
+    "clip": 1.0, "views": 1, "units": 6,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "privacy",
+    [
+        *[{"sites": {"site-1": STATEMENT | {key: value}}} for key in STATEMENT for value in ([], -1, 2**70, 1e300) if key != "epsilon"],
+        *[{"sites": {"site-1": {key: value for key, value in STATEMENT.items() if key != gone}}} for gone in ("delta", "views", "clip")],
+        {"sites": {"site-1": 7}},
+        {"sites": [STATEMENT]},
+        "none",
+    ],
+)
+def test_a_summary_that_states_what_cannot_be_is_one_clear_error(make_folder, locate, privacy):
+    folder = make_folder(spent=privacy)
+    with pytest.raises(RunError, match=r"summary\.json cannot be read") as caught:
+        Subject.open(folder, locate)
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("document", ['{"privacy": {}}', '{"name": []}', "{}"])
+def test_a_summary_without_a_name_is_one_clear_error(make_folder, locate, document):
+    folder = make_folder()
+    (folder / "summary.json").write_text(document)
+    with pytest.raises(RunError, match=r"summary\.json cannot be read \(name: "):
+        Subject.open(folder, locate)
