@@ -101,10 +101,10 @@ def test_data(packed: Path, tmp_path: Path) -> None:
 
 def test_very_many_classes_have_no_column_each(tmp_path: Path) -> None:
     (tmp_path / "packed" / "train").mkdir(parents=True)
-    header = ShardHeader("north", "train", tuple(f"c{number}" for number in range(10_000)), 1, 8, False, "f")
+    header = ShardHeader("north", "train", tuple(f"c{number}" for number in range(1_000)), 1, 8, False, "f")
     write_shard(tmp_path / "packed" / "train" / "north.arrow", header, [Row(np.zeros((1, 8, 8), np.uint8), 0, "p", "a.png")])
     text = said("data", "stats", tmp_path / "packed")
-    assert "10,000 classes" in text and "c17" not in text
+    assert "1,000 classes" in text and "c17" not in text
 
 
 def test_site(packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

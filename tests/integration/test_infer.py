@@ -23,6 +23,9 @@ from primia.cluster.head import local_head
 from primia.config.reader import dump_config
 from primia.data.demo import demo_catalogue
 from primia.data.export import demo_tree
+from primia.data.federation import place
+from primia.data.packed import packed_fingerprint
+from primia.data.sources import open_source
 from primia.data.statistics import Normalisation
 from primia.models.file import ModelCard, save_model
 from primia.models.flat import FlatSpec
@@ -42,6 +45,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     sets = ["data.demo_images=24", "data.image_size=32", f"run.output={folder.parent}"]
     settings = primia.load_config(overrides=sets)
     (folder / "config.ini").write_text(dump_config(settings))
+    fingerprint = packed_fingerprint(place(open_source(settings.data), settings.data))
+    (folder / "data.json").write_text(json.dumps({"fingerprint": fingerprint}))
     model = build_model(settings.model, classes=3, channels=1, image_size=32, seed=1).train()
     with torch.no_grad():
         model(torch.randn(32, 1, 32, 32, generator=torch.Generator().manual_seed(0)))
