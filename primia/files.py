@@ -108,6 +108,19 @@ def private_umask() -> Iterator[None]:
         os.umask(before)
 
 
+def check_free(path: Path, *, overwrite: bool = False) -> None:
+    """Raise :class:`RunError` where no file can be put at ``path``: its folder is missing, or something is there already.
+
+    A file may be replaced with ``overwrite``.
+    """
+    if not path.parent.is_dir():
+        raise RunError(f"cannot write {path}: there is no folder {path.parent}; make it, or give another --output")
+    if path.is_dir():
+        raise RunError(f"cannot write {path}: it is a folder; give another --output")
+    if path.exists() and not overwrite:
+        raise RunError(f"{path} exists; give another --output, or --overwrite to replace it")
+
+
 @contextmanager
 def scratch_file(folder: Path) -> Iterator[BinaryIO]:
     """A file without a name in ``folder``, gone when closed."""

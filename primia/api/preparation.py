@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from primia.config.settings import Settings
 from primia.errors import RunError
 from primia.files import private_folder, scratch_file
+
+if TYPE_CHECKING:
+    from primia.data.federation import Check
+    from primia.federation.run_folder import ResultFolder
 
 
 def resolved(settings: Settings) -> Settings:
@@ -48,6 +53,17 @@ def check_output(output: Path) -> None:
             pass
     except OSError as error:
         raise RunError(f"cannot write to {output}: {error.strerror}; give another --output") from None
+
+
+def same_images(folder: ResultFolder, what: str) -> Check:
+    """Refuse other images than those that a ``run`` or ``sweep`` was started with, and a folder that cannot be written; RunError."""
+
+    def check(fingerprint: str) -> None:
+        if folder.fingerprint() != fingerprint:
+            raise RunError(f"cannot resume {folder.path}: the images have changed since it was started; start a new {what}")
+        check_output(folder.path)
+
+    return check
 
 
 def store_bytes(sites: int) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from primia.api.preparation import check_output, in_place_of, resolved, store_bytes
+from primia.api.preparation import check_output, in_place_of, resolved, same_images, store_bytes
 from primia.cluster.session import ClusterResources, ray_session
 from primia.config.reader import differences, dump_config
 from primia.config.settings import Settings
@@ -146,17 +146,11 @@ def _created(settings: Settings, data: FederatedData | None, known: str) -> Swee
 
 def _data_of(folder: SweepFolder, settings: Settings, space: Space, on_pack: PackProgress | None) -> FederatedData | None:
     """The images of a sweep that goes on, which somebody else may have begun; None where each trial has its own."""
-
-    def check(fingerprint: str) -> None:
-        if folder.fingerprint() != fingerprint:
-            raise RunError(f"cannot resume {path}: the images have changed since it was started; start a new sweep")
-        check_output(path)
-
-    path = folder.path
+    check = same_images(folder, "sweep")
     over = sum(record.state is not State.RUNNING for record in folder.records())
     if folder.result().status == "complete" and over >= settings.search.trials:
         more = f"{folder.resume_command} --trials {over + 10}"
-        raise RunError(f"{path} is complete: all {over} trials are over; go on with more: {more}")
+        raise RunError(f"{folder.path} is complete: all {over} trials are over; go on with more: {more}")
     if space.needs_own_actors:
         check("")
         return None

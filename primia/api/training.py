@@ -9,7 +9,7 @@ from pathlib import Path
 from time import perf_counter, time
 from typing import TYPE_CHECKING, Any
 
-from primia.api.preparation import check_output, in_place_of, resolved, store_bytes
+from primia.api.preparation import check_output, in_place_of, resolved, same_images, store_bytes
 from primia.api.site_words import SiteWords
 from primia.cluster.session import ClusterResources, ray_session
 from primia.config.reader import differences
@@ -164,14 +164,8 @@ def _resumed(path: Path, given: Settings | None, on_pack: PackProgress | None) -
     sweep = path.parent.parent
     if settings.privacy.is_on and SweepFolder.is_sweep(sweep):
         raise RunError(f"cannot resume {path} alone: what it spends is accounted for in its sweep; {SweepFolder(sweep).resume_command}")
-
-    def check(fingerprint: str) -> None:
-        if folder.fingerprint() != fingerprint:
-            raise RunError(f"cannot resume {path}: the images have changed since it was started; start a new run")
-        check_output(path)
-
     cache = resolved(given).data.cache if given else None
-    return settings, data_of(folder, check, cache=cache, on_pack=on_pack)
+    return settings, data_of(folder, same_images(folder, "run"), cache=cache, on_pack=on_pack)
 
 
 def _resumed_settings(given: Settings | None, path: Path) -> Settings:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from primia.data.closed import refuse_box
 from primia.errors import ConfigError, RunError
-from primia.files import atomic_path, atomic_text, scratch_file
+from primia.files import atomic_path, atomic_text, check_free, scratch_file
 from primia.inference.predictions import Prediction, Predictions
 from primia.untrusted.shown import from_cell, write_csv
 
@@ -27,10 +27,8 @@ def check_output(path: Path, *, overwrite: bool = False) -> None:
     _writer(path)
     refuse_box(path)
     try:
-        if not path.parent.is_dir():
-            raise RunError(f"cannot write {path}: there is no folder {path.parent}; make it, or give another --output")
         for file in output_files(path):
-            _check_free(file, overwrite=overwrite)
+            check_free(file, overwrite=overwrite)
         with scratch_file(path.parent):
             pass
     except OSError as error:
@@ -40,13 +38,6 @@ def check_output(path: Path, *, overwrite: bool = False) -> None:
 def output_files(path: Path) -> tuple[Path, ...]:
     """What :func:`write_predictions` writes: ``path``, and the summary beside it where that is not in it."""
     return (path,) if path.suffix.lower() == ".json" else (path, path.with_suffix(".summary.json"))
-
-
-def _check_free(file: Path, *, overwrite: bool) -> None:
-    if file.is_dir():
-        raise RunError(f"cannot write {file}: it is a folder; give another --output")
-    if file.exists() and not overwrite:
-        raise RunError(f"{file} exists; give another --output, or --overwrite to replace it")
 
 
 def write_predictions(predictions: Predictions, path: Path) -> None:

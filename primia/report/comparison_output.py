@@ -14,8 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from primia.data.closed import refuse_box
-from primia.errors import ConfigError, RunError
-from primia.files import atomic_text
+from primia.errors import ConfigError
+from primia.files import atomic_text, check_free
 from primia.report import format as fmt
 from primia.report.compare import SCORES, ComparedRun, Comparison, RunGroup
 from primia.report.figures import score_dots
@@ -76,12 +76,7 @@ def check_output(output: Path, *, overwrite: bool = False) -> None:
     """
     _writer(output)
     refuse_box(output)
-    if not output.parent.is_dir():
-        raise RunError(f"cannot write {output}: there is no folder {output.parent}; make it, or give another --output")
-    if output.is_dir():
-        raise RunError(f"cannot write {output}: it is a folder; give another --output")
-    if output.exists() and not overwrite:
-        raise RunError(f"{output} exists; give another --output, or --overwrite to replace it")
+    check_free(output, overwrite=overwrite)
 
 
 def to_csv(comparison: Comparison) -> str:
