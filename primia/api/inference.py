@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 from primia import errors
 from primia.api.training import Run
-from primia.config.reader import load_config
 from primia.errors import RunError
 from primia.federation.run_folder import RunFolder
 from primia.files import atomic_bytes
@@ -157,12 +156,12 @@ def _run_inference_job(
     from primia.inference.spec import InferenceSpec
 
     folder = (run.path if isinstance(run, Run) else Path(run)).resolve()
-    RunFolder.open(folder)
+    opened = RunFolder.open(folder)
     if options.address is None:
         _check_inputs(folder, fields.get("data"))
     spec = InferenceSpec(
         run=folder,
-        inference=load_config(folder / "config.ini", options.overrides).inference,
+        inference=opened.settings(options.overrides).inference,
         threads=os.cpu_count() or 1,
         calibration=options.calibration.resolve() if options.calibration else None,
         keys=options.keys.resolve() if options.keys else None,

@@ -15,6 +15,7 @@ from primia.errors import ConfigError
 if TYPE_CHECKING:
     from primia.api import Run
     from primia.config.settings import Settings
+    from primia.federation.run_folder import ResultFolder
 
 _PLACE = {"run.name": "--name", "run.output": "--output"}
 
@@ -40,19 +41,23 @@ def train(
     """
     from primia import api
     from primia.cli.progress import TrainingDisplay
+    from primia.federation.run_folder import RunFolder
 
     flags = {"run.output": output, "run.name": name, "run.mode": mode or ("local" if site else None), "run.site": site}
     if dry_run:
         flags["run.dry_run"] = "yes"
     overrides = [f"{key}={value}" for key, value in (flags | {"data.on_bad_image": on_bad_image}).items() if value is not None]
     console = Terminal()
-    settings = read_settings(console, config, data, [*(sets or []), *overrides], resume)
+    resumed = RunFolder.open(resume) if resume else None
+    settings = read_settings(console, config, data, [*(sets or []), *overrides], resumed)
     with TrainingDisplay(console) as display:
         run = api.train(settings, resume=resume, address=address, on_event=display.show, on_pack=display.pack)
     _show_result(console, run)
 
 
-def read_settings(console: Terminal, config: Path | None, data: Path | None, overrides: list[str], resume: Path | None) -> Settings | None:
+def read_settings(
+    console: Terminal, config: Path | None, data: Path | None, overrides: list[str], resume: ResultFolder | None
+) -> Settings | None:
     """Settings from file and flags; None where a run is resumed just as it was started.
 
     Raises:
@@ -66,14 +71,14 @@ def read_settings(console: Terminal, config: Path | None, data: Path | None, ove
 
     keys = {each.partition("=")[0].strip() for each in overrides}
     if resume and (moved := [flag for key, flag in _PLACE.items() if key in keys]):
-        raise ConfigError(f"{' and '.join(moved)} cannot be given with --resume: what is resumed stays in {resume}; leave it out")
+        raise ConfigError(f"{' and '.join(moved)} cannot be given with --resume: what is resumed stays in {resume.path}; leave it out")
     if resume and not (config or data or overrides):
         return None
-    base = config or (resume / "config.ini" if resume else None)
+    base = config or (resume.config if resume else None)
     given = [*([f"data.path={data}"] if data else []), *(["data.source=boxes"] if data and _holds_boxes(data) else []), *overrides]
-    settings, warnings = read_config(base, given)
+    settings, warnings = read_config(base, given, follow=base is config)
     if data and settings.data.source == "demo":
-        settings, warnings = read_config(base, [*given, "data.source=folder"])
+        settings, warnings = read_config(base, [*given, "data.source=folder"], follow=base is config)
     for place in (settings.run.output, settings.data.cache):
         if place:
             refuse_box(place)

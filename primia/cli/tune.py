@@ -47,6 +47,7 @@ def tune(
     """
     from primia import api
     from primia.cli.sweep_display import SweepDisplay
+    from primia.search.folder import SweepFolder
     from primia.search.tensorboard import TensorBoard
 
     limits = {"trials": trials, "max_concurrent": max_concurrent, "time_limit": time_limit, "target": target}
@@ -55,7 +56,8 @@ def tune(
         flags["search.warm_start"] = ", ".join(f'"{path}"' for path in warm_start)
     overrides = [*(sets or []), *(f"{key}={value}" for key, value in flags.items() if value is not None)]
     console = Terminal()
-    settings = read_settings(console, config, data, overrides, resume)
+    resumed = SweepFolder.open(resume) if resume else None
+    settings = read_settings(console, config, data, overrides, resumed)
     started_in: list[Path] = []
     with ExitStack() as stack, SweepDisplay(console) as display, _answered_interrupt(console):
 

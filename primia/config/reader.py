@@ -21,7 +21,7 @@ from primia.config.fields import SECTIONS, form_of, keys, keys_of, parse, render
 from primia.config.primia_names import NEW_NAMES, PRIMIA_SECTIONS
 from primia.config.settings import Settings
 from primia.errors import ConfigError
-from primia.untrusted.files import Unusable, read_file
+from primia.untrusted.files import Unusable, printable, read_file
 
 OVERRIDE = "--set"
 _IN_SPACE = "search."
@@ -32,6 +32,10 @@ _RETIRED = {"privacy.clipping": "norms are always those of the gradients that ar
 
 _DEFAULTS = Settings()
 
+_LARGEST = 128 * 2**10
+_LONGEST_NAME = 200
+"""Bytes of the largest settings file, and letters of the longest name in one."""
+
 
 class _Given(NamedTuple):
     """A value as somebody wrote it, and where: the file's path, or ``--set``."""
@@ -40,18 +44,20 @@ class _Given(NamedTuple):
     origin: str
 
 
-def load_config(path: Path | str | None = None, overrides: Sequence[str] = ()) -> Settings:
+def load_config(path: Path | str | None = None, overrides: Sequence[str] = (), *, follow: bool = True) -> Settings:
     """Settings from an ``.ini`` file (None: all defaults) with ``section.key=value`` overrides on top.
+
+    ``follow``: the file may be a link, since the user names it; not so one in a folder that somebody else may have made.
 
     Raises:
         ConfigError: one line that says what is wrong, where, and what is allowed.
     """
-    return read_config(Path(path) if path else None, overrides)[0]
+    return read_config(Path(path) if path else None, overrides, follow=follow)[0]
 
 
-def read_config(path: Path | None = None, overrides: Sequence[str] = ()) -> tuple[Settings, list[str]]:
+def read_config(path: Path | None = None, overrides: Sequence[str] = (), *, follow: bool = True) -> tuple[Settings, list[str]]:
     """As :func:`load_config`, and one line for each given key that has no effect in the chosen mode."""
-    given = (_from_file(path) if path else {}) | _from_overrides(overrides)
+    given = (_from_file(path, follow) if path else {}) | _from_overrides(overrides)
     retired = [f"{key} has no effect any more: {_RETIRED[key]}; leave it out" for key in given if key in _RETIRED]
     given = {key: value for key, value in given.items() if key not in _RETIRED}
     for key, value in given.items():
@@ -113,8 +119,8 @@ def fault(error: ErrorDetails) -> str:
     return f"{key} = {render(error['input'])}: must be {form_of(key).allowed}" if key in keys() else str(error["ctx"]["error"])
 
 
-def _from_file(path: Path) -> dict[str, _Given]:
-    parser = _parsed(path)
+def _from_file(path: Path, follow: bool) -> dict[str, _Given]:
+    parser = _parsed(path, follow)
     given = {}
     for section in parser.sections():
         if section not in SECTIONS and not parser.options(section):
@@ -126,11 +132,13 @@ def _from_file(path: Path) -> dict[str, _Given]:
     return given
 
 
-def _parsed(path: Path) -> configparser.ConfigParser:
+def _parsed(path: Path, follow: bool) -> configparser.ConfigParser:
     parser = configparser.ConfigParser(delimiters=("=",), interpolation=None, default_section="", empty_lines_in_values=False)
     parser.optionxform = str  # type: ignore[assignment, method-assign]
     try:
-        parser.read_string(read_file(path, follow=True).decode("utf-8-sig"), source=str(path))
+        text = read_file(path, _LARGEST, follow=follow).decode("utf-8-sig")
+        _check_names(path, text)
+        parser.read_string(text, source=str(path))
     except OSError as error:
         raise ConfigError(f"cannot read settings file {path}: {error.strerror}") from None
     except UnicodeDecodeError as error:
@@ -140,6 +148,13 @@ def _parsed(path: Path) -> configparser.ConfigParser:
     except configparser.Error as error:
         raise ConfigError(f"{path}: {_syntax(error)}") from None
     return parser
+
+
+def _check_names(path: Path, text: str) -> None:
+    """Refuse a line that begins as no key does: the parser takes time that grows with the square of its blanks."""
+    for number, line in enumerate(text.split("\n"), 1):
+        if len(line.partition("=")[0].strip()) > _LONGEST_NAME and not line.lstrip().startswith(("#", ";")):
+            raise ConfigError(f"{path}: line {number}: {printable(line, 60)} is neither a [section] nor key = value")
 
 
 def _syntax(error: configparser.Error) -> str:

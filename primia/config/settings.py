@@ -353,7 +353,9 @@ class InferenceSettings(Section):
         2, ge=0, le=8, description="Bits between the largest value on the calibration images and the largest that is computed right."
     )
     pipeline: int = Field(2, ge=1, le=16, description="Batches in their online phase at the same time.")
-    key_memory: int = Field(1024, ge=64, description="Keys of one batch that a party holds in memory, in MiB; larger ones are streamed.")
+    key_memory: int = Field(
+        1024, ge=64, le=2**20, description="Keys of one batch that a party holds in memory, in MiB; larger ones are streamed."
+    )
     timeout: Positive = Field(120.0, description="Seconds without a message that is due, after which a party is given up.")
     model_owner: str = Field(
         "",

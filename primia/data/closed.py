@@ -13,7 +13,7 @@ FORMAT = "primia-site-box"
 
 _CARD_BYTES = 2**20
 _BESIDE = ("syft", "identity")
-"""Folders in a box, by which it is known even where its card is damaged."""
+"""Folders in a box, by which it is known even where its card is damaged or gone."""
 
 
 def box_around(path: Path) -> Path | None:
@@ -26,7 +26,7 @@ def is_box(folder: Path) -> bool:
     """Whether a folder is a site box of any version, or what is left of one."""
     card = folder / CARD_FILE
     if not os.path.lexists(card):
-        return False
+        return all((folder / name).is_dir() for name in _BESIDE)
     try:
         return read_object(card, _CARD_BYTES).get("format") == FORMAT
     except (OSError, ValueError):

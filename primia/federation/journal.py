@@ -2,7 +2,7 @@
 
 Two sums of the same contributions over different sites tell, by subtraction, what one site added. A round that is repeated after a
 crash has the same contributions, and so has a round of another run that begins with the same model on the same terms. So before a site
-helps to open a sum, it writes down which sites the sum is over: under federation, run, round and purpose, and under the names of the work
+helps to open a sum, it writes down which sites the sum is over: under federation, run, round and purpose, and under the name of the work
 (:mod:`primia.federation.work`), whatever it was called. It helps with no other sum of any of them.
 """
 
@@ -36,20 +36,16 @@ _BEGINNINGS = (b'{"federation": ', b'{"run": ')
 _MEND = "restore the file from a backup: without it sums that were opened already could be opened again over other sites"
 
 
-Work = tuple[str, ...]
-"""Digests that tell what a site contributes to a sum, whatever that is called."""
-
-
 @dataclass(frozen=True)
 class Sum:
-    """A sum over ``sites``; ``work``: digests of what the contribution follows from and of what it is, none where there is none."""
+    """A sum over ``sites``; ``work``: name of what each of them contributes to it, empty where there is none."""
 
     federation: str
     run: str
     round: int
     purpose: str
     sites: tuple[str, ...]
-    work: Work = ()
+    work: str = ""
 
     @classmethod
     def cohort(cls, federation: str, run: str, sites: Iterable[str]) -> Sum:
@@ -60,13 +56,14 @@ class Sum:
     @property
     def can_be_written(self) -> bool:
         """Whether all is of the types and lengths of an entry; the same is asked of what is read."""
-        texts = [self.federation, self.run, self.purpose, *self.work, *self.sites]
+        texts = [self.federation, self.run, self.purpose, self.work, *self.sites]
         is_short = len(self.sites) <= _MOST_SITES and all(type(text) is str and len(text) <= _LONGEST for text in texts)
         return is_short and type(self.round) is int and abs(self.round) < _LARGEST_ROUND
 
     def of(self, federation: str) -> list[Hashable]:
         """Return what it is known by in a federation."""
-        return [(federation, self.run, self.round, self.purpose), *self.work]
+        known: list[Hashable] = [(federation, self.run, self.round, self.purpose)]
+        return [*known, self.work] if self.work else known
 
 
 class Agreements:
@@ -134,10 +131,11 @@ class Journal:
         try:
             entry = json.loads(line)
             names = {key: entry[key] for key in ("run", "round", "purpose")}
-            work = entry.get("work", [])
-            work = [work] if isinstance(work, str) else work  # as an earlier version wrote it
-            agreed = Sum(entry.get("federation", _ANY), sites=tuple(entry["sites"]), work=tuple(work), **names)
-            if not (type(entry["sites"]) is type(work) is list and agreed.can_be_written):
+            work = entry.get("work", "")
+            # An earlier version gave several names, which this one asks for no more.
+            work = "" if type(work) is list else work
+            agreed = Sum(entry.get("federation", _ANY), sites=tuple(entry["sites"]), work=work, **names)
+            if type(entry["sites"]) is not list or not agreed.can_be_written:
                 raise ValueError("other types")
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise ConsentError(f"{self._path}: line {number} is not what was written; {_MEND}") from None

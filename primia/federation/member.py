@@ -17,7 +17,7 @@ from primia.data.statistics import PixelSums
 from primia.errors import ConsentError, ProtocolError
 from primia.federation.allowance import Allowance
 from primia.federation.exchange import Charter
-from primia.federation.journal import Agreements, Journal, Sum, Work
+from primia.federation.journal import Agreements, Journal, Sum
 from primia.federation.peers import Peers
 from primia.federation.site_log import FILE, SiteLog
 from primia.federation.sources import BoxedSite, PackedSite, SiteImages, SiteSource
@@ -62,7 +62,7 @@ class Member:
         self._identities: dict[str, Identity] = {}
         self._trusted: dict[str, set[PublicIdentity]] = {}
         self._roles: dict[tuple[str, str], SiteRole] = {}
-        self._works: dict[tuple[str, str], Work] = {}
+        self._works: dict[tuple[str, str], str] = {}
         self._privacy: dict[str, SitePrivacy] = {}
         self._agreed = Agreements()
         self._free = Allowance()
@@ -230,16 +230,16 @@ class Member:
         return self._identities[charter.id]
 
     def pin(self, charter: Charter, peer: PublicIdentity) -> None:
-        """Keep the key first seen under a name; ProtocolError where another one turns up."""
-        trusted = self._trusted.setdefault(charter.id, set())
-        if peer in trusted:
-            return
-        box = self._box(charter)
+        """Keep the key first seen under a name; ProtocolError where another one turns up.
+
+        A box is asked each time, since its owner may have replaced a key.
+        """
+        box, trusted = self._box(charter), self._trusted.setdefault(charter.id, set())
         if box:
             box.pin(peer)
-        else:
+        elif peer not in trusted:
             Peers(self.folder(charter), self.name).pin(peer)
-        trusted.add(peer)
+            trusted.add(peer)
 
     def advertise(self, charter: Charter, task: Task) -> Advertisement:
         """Begin an aggregation; an earlier one for the same purpose is forgotten.
@@ -279,7 +279,7 @@ class Member:
             self._check_partners(charter, roster.mask_keys, role.group)
             return messages
 
-    def mask(self, charter: Charter, purpose: str, vector: RingVector, inbox: Mapping[str, bytes], terms: str, work: Work) -> RingVector:
+    def mask(self, charter: Charter, purpose: str, vector: RingVector, inbox: Mapping[str, bytes], terms: str, work: str) -> RingVector:
         """``vector`` under masks, in place; ``work`` is what the sum will be known by in the journal."""
         with self._aggregating(charter, purpose) as role:
             masked = role.mask(vector, inbox, terms)

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from typing import Any, Generic, Protocol, TypeVar
 
 from primia.federation.exchange import Charter, Contribution, Inbox, RoundTask
-from primia.federation.journal import Work
 from primia.federation.member import Member
 from primia.secagg.ring import RingVector
 
@@ -27,8 +26,8 @@ class Outbox(Protocol[T_contra]):
         """Sealed contributions by site."""
         ...
 
-    def put(self, member: Member, value: T_contra, work: Work = ()) -> int:
-        """Take a site's contribution, whose memory may be overwritten; bytes that leave the site. ``work``: its names in the journal."""
+    def put(self, member: Member, value: T_contra, work: str = "") -> int:
+        """Take a site's contribution, whose memory may be overwritten; bytes that leave the site. ``work``: its name in the journal."""
         ...
 
 
@@ -40,7 +39,7 @@ class PlainOutbox(Generic[T]):
         self.sealed: Mapping[str, bytes] = {}
         self._nbytes = nbytes
 
-    def put(self, member: Member, value: T, work: Work = ()) -> int:
+    def put(self, member: Member, value: T, work: str = "") -> int:
         """See :class:`Outbox`."""
         if self.total is None:
             self.total = value
@@ -58,7 +57,7 @@ class SealedOutbox:
         self.total: None = None
         self.sealed: dict[str, bytes] = {}
 
-    def put(self, member: Member, value: Contribution, work: Work = ()) -> int:
+    def put(self, member: Member, value: Contribution, work: str = "") -> int:
         """See :class:`Outbox`."""
         charter = self._charter
         member.pin(charter, charter.driver)
@@ -81,7 +80,7 @@ class MaskedOutbox(Generic[T]):
         self._terms = terms
         self._encode = encode
 
-    def put(self, member: Member, value: T, work: Work = ()) -> int:
+    def put(self, member: Member, value: T, work: str = "") -> int:
         """See :class:`Outbox`."""
         encoded = self._encode(value, member.name)
         vector = member.mask(self._charter, self._purpose, encoded, self._inboxes[member.name], self._terms, work)
@@ -110,7 +109,7 @@ class LateOutbox(Generic[T]):
         """See :class:`Outbox`."""
         return self._outbox.sealed if self._outbox else {}
 
-    def put(self, member: Member, value: T, work: Work = ()) -> int:
+    def put(self, member: Member, value: T, work: str = "") -> int:
         """See :class:`Outbox`."""
         self._outbox = self._outbox or self._make()
         return self._outbox.put(member, value, work)

@@ -16,7 +16,7 @@ from primia.secagg.graph import accomplices, degree
 
 _SECURE = (
     "Updates were aggregated securely (Bonawitz et al., 2017{graph}): each site masked its update{more}, so that a driver that follows the "
-    "protocol learned their sums over the sites of a round only, never over fewer than {fewest}. {colluding}"
+    "protocol learned sums of updates over the sites of a round only, never over fewer than {fewest}. {colluding}"
 )
 _GRAPH = "; Bell et al., 2020, on a random graph"
 _COLLUDING = "This holds as long as fewer than {bound} of a round's sites tell the driver what they know."

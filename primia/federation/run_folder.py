@@ -7,7 +7,7 @@ import logging
 import re
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,9 +47,9 @@ class ResultFolder:
         """The results."""
         return self.path / "summary.json"
 
-    def settings(self) -> Settings:
-        """The settings that it was started with; it lies where the folder is now, wherever that was made."""
-        stored = load_config(self.config)
+    def settings(self, overrides: Sequence[str] = ()) -> Settings:
+        """The settings that it was started with, and ``overrides``; it lies where the folder is now, wherever that was made."""
+        stored = load_config(self.config, overrides, follow=False)
         return stored.model_copy(update={"run": stored.run.model_copy(update={"output": self.path.resolve().parent})})
 
     def fingerprint(self) -> str:

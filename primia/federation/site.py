@@ -41,7 +41,6 @@ from primia.federation.exchange import (
     round_terms,
 )
 from primia.federation.gate import Entry, Gate, Gated, farewell, site_call
-from primia.federation.journal import Work
 from primia.federation.member import Member
 from primia.federation.outbox import LateOutbox, MaskedOutbox, Outbox, PlainOutbox, SealedOutbox
 from primia.federation.plan import POOLED, SPLITS
@@ -136,7 +135,7 @@ class SiteHost(Gated):
             evaluation = _counted(charter, member, f"evaluation of {split}", evaluate)
             told = None if charter.keeps_evaluations or evaluation is None else evaluation.metrics(charter.classes)
             if is_masked or not charter.is_secure:
-                outbox.put(member, evaluation, (evaluation_work(session, split, normalisation, digest()),) if is_masked else ())
+                outbox.put(member, evaluation, evaluation_work(digest(), split) if is_masked else "")
             return told
 
         told = entry.each(step)
@@ -198,9 +197,9 @@ class SiteHost(Gated):
             _protect(learner, member.units(charter, privacy), privacy)
         work = LocalWork(member.name, task.round, task.rounds, (task.round - 1) * steps, steps, _normalisation(session, member))
         errors = (TrainingError, LoneImage) if charter.is_secure else ()
-        train = partial(self._trained, session, task, member, work, start, digest)
+        train = partial(self._trained, session, task, member, work, start)
         done = _counted(charter, member, f"train of round {work.round}", train, *errors)
-        result, contribution, names = done or (None, Contribution.of_failure(start), ())
+        result, contribution = done or (None, Contribution.of_failure(start))
         # Before anything leaves: no use of the data goes unrecorded, and no privacy is spent without an account.
         event = {"purpose": "train", "round": task.round, "images": len(data), "steps": steps, "outcome": "delivers"}
         statement: Mapping[str, object] | None = None
@@ -209,25 +208,20 @@ class SiteHost(Gated):
             if statement["epsilon_all_runs"] is not None:
                 event |= {"epsilon": statement["epsilon_all_runs"], "delta": statement["delta"]}
         member.note(charter, event)
-        size = outbox.put(member, contribution, names)
+        size = outbox.put(member, contribution, training_work(digest(), session.learner.seed, task.round) if charter.is_secure else "")
         return _report(charter, member, result, size, statement)
 
     def _trained(
-        self, session: Session, task: RoundTask, member: Member, work: LocalWork, start: GlobalModel, digest: Callable[[], str]
-    ) -> tuple[LocalResult, Contribution, Work]:
-        """Work on the site's images: how it went, what comes of it, and the names of the work."""
+        self, session: Session, task: RoundTask, member: Member, work: LocalWork, start: GlobalModel
+    ) -> tuple[LocalResult, Contribution]:
+        """Work on the site's images: how it went, and what comes of it."""
         charter, learner, state = session.charter, self._learner(session), self._state(session, member)
         data = member.images(charter).dataset("train")
         state.load_model(learner, start)
         state.load_optimizer(learner, work.round - 1)
         result = learner.train(data, work)
         state.save(learner, work.round, keep=() if charter.settings.run.dry_run else task.keep)
-        names: Work = ()
-        if charter.is_secure:
-            batch_size = min(charter.settings.training.batch_size, len(data))
-            trained = GlobalModel(work.round, learner.parameters(), learner.buffers())
-            names = training_work(session, work, batch_size, digest()), model_digest(trained)
-        return result, self._contribution(session, learner, result, float(member.unit_count(charter)), start), names
+        return result, self._contribution(session, learner, result, float(member.unit_count(charter)), start)
 
     def _evaluated(self, session: Session, member: Member, split: str, normalisation: Normalisation, model: GlobalModel) -> Evaluation:
         learner = self._learner(session)

@@ -140,7 +140,7 @@ def _images_of(folder: Path, card: ModelCard) -> Tensor:
 
 
 def _validation_images(run: Path, card: ModelCard) -> Tensor:
-    settings = load_config(run / "config.ini")
+    settings = load_config(run / "config.ini", follow=False)
     try:
         data = prepare(settings.data, shards_beside(run.resolve().parent), kept=settings.data.cache, check=partial(check_trained_on, run))
     except (ConsentError, DataError) as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
 
 
 def number(value: float) -> str:
@@ -15,14 +16,14 @@ def lower(value: float) -> str:
     """A lower bound, rounded down to three significant digits."""
     if value <= 0 or not math.isfinite(value):
         return number(value)
-    return f"{math.floor(value / _unit(value) + 1e-9) * _unit(value):.3g}"
+    return _rounded(value, ROUND_FLOOR)
 
 
 def upper(value: float) -> str:
     """An upper bound, rounded up to three significant digits."""
     if value <= 0 or not math.isfinite(value):
         return number(value) if math.isfinite(value) else "infinite"
-    return f"{math.ceil(value / _unit(value) - 1e-9) * _unit(value):.3g}"
+    return _rounded(value, ROUND_CEILING)
 
 
 def span(values: Sequence[float], rounded: Callable[[float], str] = number) -> str:
@@ -36,5 +37,6 @@ def bound(epsilons: Sequence[float], deltas: Sequence[float]) -> str:
     return f"epsilon {'at most' if len(epsilons) > 1 else '='} {upper(max(epsilons))} at delta = {span(deltas, upper)}"
 
 
-def _unit(value: float) -> float:
-    return float(10.0 ** (math.floor(math.log10(value)) - 2))
+def _rounded(value: float, side: str) -> str:
+    # From the shortest decimal that is this number: 1e-5 stays what it is, though the nearest binary number lies above it.
+    return f"{float(Context(prec=3, rounding=side).create_decimal(Decimal(repr(value)))):.3g}"

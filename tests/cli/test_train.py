@@ -13,6 +13,7 @@ from primia.cli.train import read_settings
 from primia.config.reader import dump_config
 from primia.config.settings import Settings
 from primia.errors import ConfigError
+from primia.federation.run_folder import RunFolder
 
 make_run = runpy.run_path(str(Path(__file__).parents[1] / "report" / "conftest.py"))["make_run"]
 
@@ -21,7 +22,7 @@ def settings(
     *overrides: str, config: Path | None = None, data: Path | None = None, resume: Path | None = None
 ) -> tuple[Settings | None, str]:
     console = Terminal(file=io.StringIO(), width=200, color_system=None)
-    read = read_settings(console, config, data, list(overrides), resume)
+    read = read_settings(console, config, data, list(overrides), RunFolder(resume) if resume else None)
     return read, console.file.getvalue()  # type: ignore[attr-defined]
 
 

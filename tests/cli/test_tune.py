@@ -100,6 +100,7 @@ def test_warm_starts_add_up_whatever_their_names(asked: SimpleNamespace) -> None
 
 
 def test_a_sweep_is_resumed_as_it_was_or_with_other_limits(asked: SimpleNamespace, tmp_path: Path) -> None:
+    sweeps["make_sweep"](asked.folder)
     run("--resume", "sweep")
     assert asked.settings is None and asked.options["resume"] == Path("sweep")
     run("--resume", "sweep", "--trials", 50)

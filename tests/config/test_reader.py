@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from time import process_time
 
 import pytest
 from hypothesis import given
@@ -120,6 +121,31 @@ def test_byte_order_mark_and_windows_line_ends(tmp_path: Path) -> None:
 )
 def test_a_fault_in_a_file_is_one_line(write: Write, text: str, said: str) -> None:
     assert fault(write(text)).startswith(said)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[run]\na" + " " * 100_000 + "b\n",
+        "[run]\na" + " " * 100_000 + "= b\n",
+        "[run]\na" + "\x1c \u2028" * 20_000 + "b",
+        "[run]\n" + "x\n" * 10**6,
+    ],
+    ids=["blanks", "blanks before =", "odd ends of lines", "many lines"],
+)
+def test_a_file_that_would_keep_the_parser_busy_is_refused_at_once(write: Write, text: str) -> None:
+    """The parser's pattern takes time that grows with the square of a line's blanks: 6 s for 20,000."""
+    path, start = write(text), process_time()
+    assert len(fault(path)) < 200
+    assert process_time() - start < 1.0
+
+
+def test_a_link_is_followed_where_the_user_names_it_only(write: Write, tmp_path: Path) -> None:
+    link = tmp_path / "link.ini"
+    link.symlink_to(write("[run]\nseed = 7\n"))
+    assert load_config(link).run.seed == 7
+    with pytest.raises(ConfigError, match="a symbolic link"):
+        load_config(link, follow=False)
 
 
 @pytest.mark.parametrize(

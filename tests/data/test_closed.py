@@ -331,5 +331,7 @@ def test_a_box_is_known_by_its_card_or_by_what_lies_beside_it(boxes: Path, tmp_p
     assert is_box(box)
     (box / "box.json").write_text(json.dumps({"format": "primia-site-box", "version": 99}))
     assert is_box(box)
+    (box / "box.json").unlink()
+    assert is_box(box)
     (tmp_path / "box.json").write_text(json.dumps({"format": "a game's"}))
     assert not is_box(tmp_path)

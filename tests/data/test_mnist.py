@@ -53,6 +53,20 @@ def test_file_cut_short_is_named(root: Path) -> None:
         mnist_catalogue(root, image_size=28, channels=1)
 
 
+def test_a_small_file_of_very_many_bytes_is_not_unpacked_whole(root: Path) -> None:
+    path = root / "MNIST" / "raw" / "train-images-idx3-ubyte.gz"
+    path.write_bytes(gzip.compress(idx(np.zeros((250, 1000, 1000), np.uint8))))
+    with pytest.raises(DataError, match=r"train-images-idx3-ubyte\.gz: broken"):
+        mnist_catalogue(root, image_size=28, channels=1)
+
+
+@pytest.mark.parametrize("labels", [np.arange(19), np.full(20, 10), np.zeros((20, 1))], ids=["fewer", "no digit", "other axes"])
+def test_labels_are_digits_one_an_image(root: Path, labels: NDArray[np.int64]) -> None:
+    (root / "MNIST" / "raw" / "train-labels-idx1-ubyte").write_bytes(idx(labels.astype(np.uint8)))
+    with pytest.raises(DataError, match="the train files are not MNIST's images and labels"):
+        mnist_catalogue(root, image_size=28, channels=1)
+
+
 def test_download_without_network_says_so_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     datasets = pytest.importorskip("torchvision.datasets")
 

@@ -6,14 +6,17 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from primia.config.settings import DataSettings, Settings
-from primia.data.federation import FederatedData, prepare
+from primia.data.federation import FederatedData, SiteShards, prepare
+from primia.data.shard import Row, ShardHeader, write_shard
 from primia.federation import site as site_module
 from primia.federation.boxes import create_boxes, federated_data
 from primia.federation.exchange import RoundTask, SiteFailure
 from primia.federation.hosts import Answer, Arguments
+from primia.federation.plan import SPLITS
 from primia.federation.refusals import kind_of
 from primia.federation.run_folder import RunFolder
 from primia.federation.run_setup import RunSetup
@@ -110,6 +113,38 @@ def make_setup(tiny_data: FederatedData, tmp_path: Path) -> Callable[..., RunSet
         settings = Settings.model_validate(merged)
         folder = RunFolder.create(tmp_path / name, settings, tiny_data.fingerprint)
         return RunSetup.of(settings, tiny_data, folder.path, started_at=0.0)
+
+    return make
+
+
+@pytest.fixture
+def make_sized(tmp_path: Path) -> Callable[..., RunSetup]:
+    """A run on sites of so many training images, and 8 for validation and test; keyword arguments are sections."""
+
+    def shard(path: Path, site: str, split: str, images: int) -> Path:
+        rng = np.random.Generator(np.random.Philox(len(site) + len(split)))
+        header = ShardHeader(site, split, ("x", "y"), 1, 16, synthetic=True, fingerprint="made")
+        rows = (Row(rng.integers(0, 255, (1, 16, 16)).astype(np.uint8), n % 2, f"p{n}", f"{n}.png") for n in range(images))
+        write_shard(path, header, rows)
+        return path
+
+    def make(name: str, sizes: tuple[int, ...], **sections: dict[str, object]) -> RunSetup:
+        sites, root = [], tmp_path / f"{name}-shards"
+        for split in SPLITS:
+            (root / split).mkdir(parents=True)
+        for number, images in enumerate(sizes, 1):
+            site = f"site-{number}"
+            counts = {"train": images, "validation": 8, "test": 8}
+            sites.append(SiteShards(site, **{split: shard(root / split / f"{site}.arrow", site, split, n) for split, n in counts.items()}))
+        data = FederatedData(tuple(sites), ("x", "y"), 1, 16, synthetic=True, skipped=(), fingerprint="made")
+        base: dict[str, dict[str, object]] = {
+            "training": {"batch_size": 4, "optimizer": "sgd"},
+            "federation": {"rounds": 2},
+            "secure_aggregation": {"site_metrics": False},
+        }
+        settings = Settings.model_validate({key: {**base.get(key, {}), **sections.get(key, {})} for key in {*base, *sections}})
+        folder = RunFolder.create(tmp_path / name, settings, data.fingerprint)
+        return RunSetup.of(settings, data, folder.path, started_at=0.0)
 
     return make
 

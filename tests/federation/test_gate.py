@@ -222,6 +222,9 @@ def test_calls_that_need_no_grant_do_not_fill_the_log(make_boxed: Any, monkeypat
     clock[0] = 15.0
     host.join(charter, [SITE])
     assert boxes[SITE].audit_log()[-1].event["unlisted"] == 280
+    clock[0] = 60.0
+    host.join(charter, [SITE])
+    assert "unlisted" not in boxes[SITE].audit_log()[-1].event, "what was told is not told again"
     boxes[SITE].grant(FEDERATION, first_contact=True)
     granted = replace(charter, id="granted", settings=setup.settings)
     for _ in range(5):

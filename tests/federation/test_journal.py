@@ -18,7 +18,7 @@ from primia.federation.journal import Journal, Sum
 
 
 def agree(journal: Journal, run: str, round_: int, purpose: str, sites: Iterable[str], work: str = "", federation: str = "f@x") -> None:
-    journal.agree(Sum(federation, run, round_, purpose, tuple(sites), (work,) if work else ()))
+    journal.agree(Sum(federation, run, round_, purpose, tuple(sites), work))
 
 
 def test_the_same_sum_may_be_opened_again_and_no_other(tmp_path: Path) -> None:
@@ -135,7 +135,7 @@ def test_what_could_not_be_read_again_is_not_written(tmp_path: Path, odd: dict[s
     path = tmp_path / "journal.jsonl"
     agree(Journal(path), "run", 1, "train", ["a", "b"])
     before = path.read_bytes()
-    given: Any = {"federation": "f@x", "run": "run", "round": 2, "purpose": "train", "sites": ("a", "b"), "work": (), **odd}
+    given: Any = {"federation": "f@x", "run": "run", "round": 2, "purpose": "train", "sites": ("a", "b"), "work": "", **odd}
     with pytest.raises(ProtocolError, match="a name that the journal does not hold"):
         Journal(path).agree(Sum(**given))
     assert path.read_bytes() == before

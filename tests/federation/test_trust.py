@@ -355,12 +355,17 @@ def begun(make_boxed: Any, make_hosts: MakeHosts) -> tuple[Any, Charter, dict[st
     meet(boxes, EVERYBODY)
     hosts = one_each(setup, make_hosts)
     charter = prepare_run(setup, hosts, DRIVER).session.charter
+    return hosts, charter, begin(hosts, charter, boxes), boxes
+
+
+def begin(hosts: Any, charter: Charter, boxes: dict[str, SiteBox]) -> dict[str, Any]:
+    """Begin an aggregation: the roster of each site."""
     names = tuple(sorted(boxes))
     role = DriverRole(Task(FEDERATION, charter.run, 1, "train", names, 0.6, 0, Layout(1, 1)))
     advertisements: dict[str, Any] = {}
     for host in hosts.hosts:
         advertisements |= host.advertise(charter, role.task, names).values
-    return hosts, charter, role.rosters(advertisements), boxes
+    return role.rosters(advertisements)
 
 
 @pytest.mark.parametrize(
@@ -384,12 +389,22 @@ def test_a_roster_that_the_owner_does_not_want_gets_no_shares(begun: Any, grant:
     assert said in SiteLog(boxes["site-1"].path / "errors.log").last().words  # type: ignore[union-attr]
 
 
+def test_a_key_that_the_owner_replaces_is_believed_no_more(begun: Any) -> None:
+    """The attack: an administrator whose old key leaked goes on with it in a federation that has begun."""
+    hosts, charter, rosters, boxes = begun
+    boxes["site-1"].grant(FEDERATION)
+    assert hosts.hosts[0].share(charter, "train", {"site-1": rosters["site-1"]}).values
+    boxes["site-1"].pin(Identity.generate("site-2").public, by_owner=True, replace=True)
+    reply = hosts.hosts[0].share(charter, "train", {"site-1": begin(hosts, charter, boxes)["site-1"]})
+    assert not reply.values
+    assert "somebody else, or new keys" in SiteLog(boxes["site-1"].path / "errors.log").last().words  # type: ignore[union-attr]
+
+
 def test_no_key_of_a_roster_that_is_not_wanted_is_believed(begun: Any) -> None:
     hosts, charter, rosters, boxes = begun
     peers = boxes["site-1"].path / "peers.json"
     known = {"site-2": json.loads(peers.read_text())["site-2"] | {"by": "first contact"}}
     peers.write_text(json.dumps(known))
-    hosts.hosts[0]._gate.member("site-1")._trusted.clear()
     boxes["site-1"].grant(FEDERATION, first_contact=True, partners=("site-2",))
     assert not hosts.hosts[0].share(charter, "train", {"site-1": rosters["site-1"]}).values
     assert json.loads(peers.read_text()) == known

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from primia.errors import FederationError, ProtocolError
+from primia.federation import site as site_module
 from primia.federation.collect import PlainCollector, SiteEvaluated, ToldScores
 from primia.federation.exchange import (
     Charter,
@@ -242,6 +243,19 @@ def change_calls(attacker: Attacker, method: str, change: Callable[[tuple[Any, .
     attacker.hosts.ask = lying
 
 
+def look_at(attacker: Attacker, method: str, look: Callable[[Any], None]) -> None:
+    """Look at each answer to a call."""
+    ask = attacker.hosts.ask
+
+    def asking(name: str, sites: Any, arguments: Any) -> Any:
+        for answer in ask(name, sites, arguments):
+            if name == method:
+                look(answer)
+            yield answer
+
+    attacker.hosts.ask = asking
+
+
 @pytest.mark.parametrize("survivors", [("site-1",), ("site-1", "site-2"), ("site-1", "site-2", "ghost")])
 def test_no_sum_is_opened_below_the_quorum_or_with_strangers(make_setup: Make, make_hosts: MakeHosts, survivors: tuple[str, ...]) -> None:
     """And a site that has refused to confirm cannot be made to unmask: others' signatures are not its own."""
@@ -356,6 +370,32 @@ def test_a_change_without_effect_is_the_same_work(attacker: Attacker) -> None:
     changed = replace(session, learner=replace(session.learner, training=session.charter.settings.training))
     total, reasons = attacker.train(changed, without="site-3")
     assert total is None and "agreed on with other sites before (site-3 differ)" in reasons[-1]
+
+
+@pytest.mark.parametrize("change", [{}, {"label_smoothing": 1e-30}, {"batch_size": 17}], ids=["the same", "no effect", "one more a batch"])
+def test_a_refusal_does_not_tell_whether_work_failed(
+    make_sized: Make, make_hosts: MakeHosts, monkeypatch: pytest.MonkeyPatch, change: dict[str, float]
+) -> None:
+    """The attack: the first step of a huge rate survives, a second one does not, so work fails where there are more images than a batch.
+
+    Asked for again over other sites, all have to refuse, whichever of them failed: otherwise refusals would tell their numbers of images.
+    """
+    training = {"batch_size": 16, "optimizer": "sgd", "learning_rate": 1e30, "schedule": "constant"}
+    setup = make_sized("run", (16, 17, 18), training=training, federation={"rounds": 3})
+    hosts = make_hosts(assign_hosts(setup.sites, 3))
+    attacker = Attacker(hosts, prepare_run(setup, hosts, DRIVER))
+    failed: list[str] = []
+    monkeypatch.setattr(site_module, "_failure", lambda charter, member, asked, error: failed.append(member.name))
+    attacker.train(attacker.prepared.session)
+    assert failed == ["site-2", "site-3"]
+
+    session = attacker.named(id="other", run="renamed", settings=settings_of(attacker, "training", **change))
+    changed = replace(session, learner=replace(session.learner, training=session.charter.settings.training))
+    refusals: dict[str, str] = {}
+    monkeypatch.setattr(site_module, "_failure", lambda charter, member, asked, error: SiteFailure(member.name, str(error)))
+    look_at(attacker, "confirm", lambda answer: refusals.update({failure.site: failure.reason for failure in answer.result.failures}))
+    attacker.train(changed, without="site-3")
+    assert set(refusals) == {"site-1", "site-2"} and all("site-3 differ" in reason for reason in refusals.values())
 
 
 def test_a_run_is_of_the_sites_that_it_began_with(attacker: Attacker) -> None:

@@ -127,7 +127,7 @@ class Subject:
             ConsentError: a site box whose private half this user may not read, or that the folder lies in.
         """
         refuse_box(path)
-        summary, settings = _read_summary(path), load_config(path / "config.ini")
+        summary, settings = _read_summary(path), load_config(path / "config.ini", follow=False)
         model, card = load_model(path)
         data = locate(settings, partial(check_trained_on, path))
         _check_readable(data)
