@@ -7,6 +7,7 @@ from pathlib import Path
 
 from primia.errors import ConsentError
 from primia.untrusted.documents import read_object
+from primia.untrusted.files import is_real_folder
 
 CARD_FILE = "box.json"
 FORMAT = "primia-site-box"
@@ -26,11 +27,11 @@ def is_box(folder: Path) -> bool:
     """Whether a folder is a site box of any version, or what is left of one."""
     card = folder / CARD_FILE
     if not os.path.lexists(card):
-        return all((folder / name).is_dir() for name in _BESIDE)
+        return all(is_real_folder(folder / name) for name in _BESIDE)
     try:
         return read_object(card, _CARD_BYTES).get("format") == FORMAT
     except (OSError, ValueError):
-        return any((folder / name).is_dir() for name in _BESIDE)
+        return any(is_real_folder(folder / name) for name in _BESIDE)
 
 
 def refuse_box(path: Path) -> None:
