@@ -35,6 +35,10 @@ class DataError(PrimiaError):
     exit_code = 3
 
 
+class LoneImage(DataError):
+    """A batch has one image, and BatchNorm on a map of one pixel needs more."""
+
+
 class ModelError(PrimiaError):
     """A model cannot be built, loaded or fitted to the input."""
 
@@ -51,6 +55,10 @@ class TrainingError(PrimiaError):
     """Local training cannot go on."""
 
     exit_code = 6
+
+
+class NonFiniteLoss(TrainingError):
+    """The loss, the parameters or the outputs became NaN or infinite."""
 
 
 class FederationError(PrimiaError):
@@ -79,6 +87,10 @@ class PrivacyError(PrimiaError):
     """A privacy budget is spent, cannot be met, or would be voided by another setting."""
 
     exit_code = 10
+
+
+class BudgetSpent(PrivacyError):
+    """A release would take a site's epsilon above what the run or the data's owner allows."""
 
 
 class ConsentError(PrimiaError):

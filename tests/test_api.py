@@ -21,12 +21,12 @@ from primia.data.demo import demo_catalogue
 from primia.data.export import demo_tree
 from primia.data.statistics import Normalisation
 from primia.errors import ConfigError, DataError, KeyReuseError, ModelError, RunError
-from primia.federation.run_folder import RunFolder
 from primia.inference.service import Mode
 from primia.inference.spec import InferenceSpec
 from primia.models.file import ModelCard, save_model
 from primia.models.flat import FlatSpec
 from primia.models.registry import build_model
+from primia.runs.folder import RunFolder
 
 CLASSES = ("bacterial", "normal", "viral")
 

@@ -12,22 +12,22 @@ from pathlib import Path
 
 import pytest
 
+from primia.consent.box import SiteBox
 from primia.errors import ProtocolError
-from primia.federation.checkpoint import Checkpoints
-from primia.federation.driver import run_federation
-from primia.federation.history import read_rounds
-from primia.federation.journal import Journal, Sum
+from primia.federation.data import data_of
+from primia.federation.driver.checkpoint import Checkpoints
+from primia.federation.driver.run import run_federation
 from primia.federation.plan import assign_hosts
-from primia.federation.run_data import data_of
-from primia.federation.run_folder import RunFolder
-from primia.federation.run_setup import RunSetup
-from primia.federation.site_box import SiteBox
+from primia.federation.run_spec import RunSetup
+from primia.federation.site.journal import Journal, Sum
 from primia.models.file import load_model
 from primia.report.page import render_report
-from primia.report.results import RunResults
+from primia.runs.folder import RunFolder
+from primia.runs.results import RunResults
+from primia.runs.rounds import read_rounds
 from primia.search.folder import SweepFolder
-from primia.search.page import SweepResults, render_sweep
-from primia.search.space import Space
+from primia.search.report.page import SweepResults, render_sweep
+from primia.search.space.space import Space
 
 hosts = runpy.run_path(str(Path(__file__).parent / "federation" / "conftest.py"))["InProcessHosts"]
 

@@ -26,22 +26,22 @@ from primia.cluster.session import ray_session
 from primia.config.settings import Settings
 from primia.data.shard import Dataset
 from primia.data.statistics import PixelSums
-from primia.federation.actors import Actors, WorkerOptions
-from primia.federation.checkpoint import Checkpoints, RunState
+from primia.federation.driver.actors import Actors, WorkerOptions
+from primia.federation.driver.checkpoint import Checkpoints, RunState
+from primia.federation.driver.hosts import RayHosts
+from primia.federation.driver.prepare import prepare_run
+from primia.federation.driver.rounds import RoundLoop
 from primia.federation.events import RoundFinished
-from primia.federation.exchange import Charter, Session
-from primia.federation.gate import Gate
-from primia.federation.hosts import RayHosts
-from primia.federation.member import Member
+from primia.federation.messages import Charter, Session
 from primia.federation.plan import SitePlan, assign_hosts
-from primia.federation.rounds import RoundLoop
-from primia.federation.run_folder import RunFolder
-from primia.federation.run_setup import RunSetup
-from primia.federation.setup import prepare_run
-from primia.federation.site import SiteHost
+from primia.federation.run_spec import RunSetup
+from primia.federation.site.gate import Gate
+from primia.federation.site.host import SiteHost
+from primia.federation.site.member import Member
+from primia.federation.site.worker import FederatedWorker
 from primia.federation.sources import PackedSite, SiteImages, SiteSource
 from primia.federation.update import Vector
-from primia.federation.worker import FederatedWorker
+from primia.runs.folder import RunFolder
 from primia.secagg.identity import Identity
 from primia.training.evaluation import Evaluation
 from primia.training.learner import Learner, LocalResult, LocalWork

@@ -34,7 +34,7 @@ import numpy as np
 
 from primia.config.settings import SecureAggregationSettings
 from primia.federation.encoding import UpdateEncoding, rounding_key
-from primia.federation.exchange import Contribution
+from primia.federation.messages import Contribution
 from primia.federation.update import Update
 from primia.secagg import identity
 from primia.secagg.driver import DriverRole

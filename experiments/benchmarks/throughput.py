@@ -23,7 +23,7 @@ import torch
 
 import primia
 from primia.config.settings import AugmentationSettings, DataSettings, Settings
-from primia.data.federation import prepare
+from primia.data.prepare import prepare
 from primia.data.shard import Shard
 from primia.models.registry import build_model
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from statistics import mean, stdev
 
 import primia
-from primia.data.federation import prepare
+from primia.data.prepare import prepare
 from primia.federation.events import Event, RoundFinished
 
 

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from primia.api.training import Run
-from primia.federation.run_data import data_of
-from primia.federation.run_folder import RunFolder
+from primia.federation.data import data_of
+from primia.runs.folder import RunFolder
 
 if TYPE_CHECKING:
-    from primia.privacy.attacks.subject import Subject
-    from primia.privacy.audit import Audit, AuditOptions
+    from primia.audits.audit import Audit, AuditOptions
+    from primia.audits.subject import Subject
 
 
 def audit(
@@ -44,9 +44,9 @@ def audit(
     Raises:
         PrimiaError: one line that says what does not fit.
     """
-    from primia.privacy.attacks.subject import Subject
-    from primia.privacy.audit import AuditOptions, run_audit
-    from primia.report.audit_page import write_audit
+    from primia.audits.audit import AuditOptions, run_audit
+    from primia.audits.page import write_audit
+    from primia.audits.subject import Subject
 
     folder = run.path if isinstance(run, Run) else Path(run)
     options = AuditOptions.of(thorough=thorough, images=images, shadows=shadows, seed=seed, only=only, canaries=canaries)
@@ -59,7 +59,7 @@ def audit(
 
 def _admit(subject: Subject, options: AuditOptions) -> None:
     """Read each owner's grant, and write the audit into each box's log; no log tells of an audit that an owner has refused."""
-    from primia.federation.site_box import SiteBox
+    from primia.consent.box import SiteBox
 
     if subject.settings.run.dry_run:
         return

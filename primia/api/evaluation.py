@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from primia.api.training import Run
-from primia.data.federation import prepare_evaluation
+from primia.data.prepare import prepare_evaluation
 
 
 def evaluate(run: Run | Path | str, data: Path | str, *, on_bad_image: Literal["error", "skip"] = "error") -> dict[str, Any]:

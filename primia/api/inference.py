@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 from primia import errors
 from primia.api.training import Run
 from primia.errors import RunError
-from primia.federation.run_folder import RunFolder
 from primia.files import atomic_bytes
+from primia.runs.folder import RunFolder
 
 if TYPE_CHECKING:
     from primia.inference.predictions import Predictions

@@ -11,8 +11,8 @@ from primia.errors import RunError
 from primia.files import private_folder, scratch_file
 
 if TYPE_CHECKING:
-    from primia.data.federation import Check
-    from primia.federation.run_folder import ResultFolder
+    from primia.data.prepare import Check
+    from primia.runs.folder import ResultFolder
 
 
 def resolved(settings: Settings) -> Settings:

@@ -12,18 +12,18 @@ from primia.api.preparation import check_output, in_place_of, resolved, same_ima
 from primia.cluster.session import ClusterResources, ray_session
 from primia.config.reader import differences, dump_config
 from primia.config.settings import Settings
-from primia.data.federation import FederatedData
+from primia.data.prepare import FederatedData
 from primia.errors import PrimiaError, RunError
-from primia.federation.run_data import PackProgress, data_of, new_data
+from primia.federation.data import PackProgress, data_of, new_data
 from primia.files import atomic_text
-from primia.search.demo import with_demo_space
 from primia.search.folder import SweepFolder
 from primia.search.records import State, TrialRecord
-from primia.search.space import Space
-from primia.search.warm_start import dump_known, known_from_start, read_known
+from primia.search.space.demo import with_demo_space
+from primia.search.space.space import Space
+from primia.search.tune.warm_start import dump_known, known_from_start, read_known
 
 if TYPE_CHECKING:  # Ray
-    from primia.search.watch import SweepProgress
+    from primia.search.tune.callback import SweepProgress
 
 _MAY_CHANGE = ("trials", "time_limit", "target", "max_concurrent", "replicas", "max_epsilon")
 """Keys of [search] that a resumed sweep may be given anew: they change no trial that there is."""
@@ -75,7 +75,7 @@ def tune(
         address: a running Ray cluster; None: a local one for the length of the call.
         dashboard: also start Ray's dashboard, on a local cluster.
         on_start: called once, when all is checked and the cluster is up.
-        on_progress: called several times a second with a :class:`~primia.search.watch.SweepProgress`.
+        on_progress: called several times a second with a :class:`~primia.search.tune.callback.SweepProgress`.
         on_pack: called as (what, done, total) while images are packed into shards.
 
     Raises:
@@ -107,7 +107,7 @@ def tune(
             address, store_bytes=store_bytes(len(data.sites) if data else settings.data.sites), dashboard=dashboard
         ) as cluster:
             from primia.search.plan import SweepPlan
-            from primia.search.sweep import run_sweep
+            from primia.search.tune.run import run_sweep
 
             plan = SweepPlan.of(folder, space, data, cluster.cpus, cluster.gpus)
             atomic_text(folder.config, dump_config(settings))

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from primia.federation.events import Event, SiteLeftOut
-from primia.federation.run_setup import RunSetup
-from primia.federation.site_log import FILE, SiteLog
+from primia.federation.run_spec import RunSetup
+from primia.federation.site.log import FILE, SiteLog
 from primia.federation.sources import PackedSite
 
 

@@ -14,13 +14,13 @@ from primia.api.site_words import SiteWords
 from primia.cluster.session import ClusterResources, ray_session
 from primia.config.reader import differences
 from primia.config.settings import Settings
-from primia.data.federation import FederatedData
+from primia.data.prepare import FederatedData
 from primia.errors import PrimiaError, RunError
-from primia.federation.checkpoint import Checkpoints
+from primia.federation.data import PackProgress, data_of, new_data
+from primia.federation.driver.checkpoint import Checkpoints
 from primia.federation.events import Event, RunFinished
-from primia.federation.run_data import PackProgress, data_of, new_data
-from primia.federation.run_folder import RunFolder
-from primia.federation.run_setup import RunSetup
+from primia.federation.run_spec import RunSetup
+from primia.runs.folder import RunFolder
 from primia.search.folder import SweepFolder
 
 if TYPE_CHECKING:
@@ -105,8 +105,8 @@ def _drive(setup: RunSetup, resources: ClusterResources, on_event: Listener) -> 
     """Run the driver actor to its end; on Ctrl-C ask it to stop, let it flush its checkpoint, and raise again."""
     import ray
 
-    from primia.federation.actors import device_of, plan_actors
-    from primia.federation.driver_actor import FederationDriver
+    from primia.federation.driver.actor import FederationDriver
+    from primia.federation.driver.actors import device_of, plan_actors
 
     wanted = setup.settings.resources
     actors = plan_actors(wanted, setup.sites, resources.cpus, resources.gpus)

@@ -14,10 +14,10 @@ from primia.cli.terminal import bars as progress_bars
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from primia.privacy.attacks.membership_audit import MembershipAudit
-    from primia.privacy.attacks.one_run import OneRunAudit
-    from primia.privacy.attacks.reconstruction import ReconstructionAudit
-    from primia.privacy.audit import Audit
+    from primia.audits.audit import Audit
+    from primia.audits.membership_audit import MembershipAudit
+    from primia.audits.one_run import OneRunAudit
+    from primia.audits.reconstruction import ReconstructionAudit
 
 _TASKS = {"inversion": "bringing images back", "membership": "training shadow models", "one-run": "training with canaries"}
 _INTERRUPTED = 130
@@ -65,7 +65,7 @@ def _stop() -> NoReturn:
 
 
 def _show(console: Terminal, done: Audit, page: Path) -> None:
-    from primia.report.audit_page import compare_bound, headlines
+    from primia.audits.page import compare_bound, headlines
 
     if done.inversion:
         console.print(_inversion_table(done.inversion))
@@ -82,7 +82,7 @@ def _show(console: Terminal, done: Audit, page: Path) -> None:
 def _inversion_table(audit: ReconstructionAudit) -> Table:
     from rich.table import Table
 
-    from primia.report.audit_page import outcomes
+    from primia.audits.page import outcomes
 
     table = Table(title="images brought back from updates", title_justify="left")
     for name in ("network", "what is seen", "SSIM", "PSNR", "picked out"):

@@ -78,7 +78,7 @@ def _description(settings: Settings) -> str:
 
 def _search(settings: Settings) -> str:
     """A search in a few words; its space is checked."""
-    from primia.search.space import Space
+    from primia.search.space.space import Space
 
     search, number = settings.search, len(Space.of(settings).names)
     ended = f" with {search.scheduler}" if search.scheduler != "none" else ""

@@ -53,7 +53,7 @@ def demo(
     Example: primia-ray data demo --output demo/
     """
     from primia.data.export import demo_tree
-    from primia.data.federation import place
+    from primia.data.prepare import place
     from primia.data.sources import open_source
 
     settings = _settings(source="demo", sites=sites, demo_images=images, image_size=size, split_seed=seed)
@@ -119,8 +119,8 @@ def split(
     Example: primia-ray data split chest_xray/ --output sites/ --sites 3 --split label-skew --alpha 0.5
     """
     from primia.data.export import link_tree
-    from primia.data.federation import place, without_sites
     from primia.data.layout import is_packed
+    from primia.data.prepare import place, without_sites
     from primia.data.sources import open_source
     from primia.errors import DataError
 
@@ -159,8 +159,8 @@ def pack(
 
     Example: primia-ray data pack sites/ --output packed/ --image-size 112
     """
-    from primia.data.federation import as_laid_out
     from primia.data.packed import pack as pack_catalogue
+    from primia.data.prepare import as_laid_out
     from primia.data.sources import open_source
 
     settings = _settings(

@@ -66,7 +66,7 @@ def _show_plan(console: Terminal, plan: dict[str, Any]) -> None:
 def show_summary(console: Terminal, summary: dict[str, Any]) -> None:
     """Counts, classes and, where the truth is known, scores."""
     from primia.report import format as fmt
-    from primia.report.summary import Metrics
+    from primia.runs.summary import Metrics
 
     if summary["synthetic"]:
         console.print("The model was trained on synthetic images: it knows nothing of patients.", style="yellow")

@@ -52,8 +52,8 @@ def model_owner(
 
     Example: primia-ray party model-owner runs/first --certificates mine/ --session monday
     """
-    from primia.federation.run_folder import RunFolder
     from primia.inference.party import Place, run_model_owner
+    from primia.runs.folder import RunFolder
 
     settings = _settings(config, sets) if config else RunFolder.open(run).settings(sets or []).inference
     run_model_owner(run, Place(folder, session, wait), settings, listen_at=_address(listen), calibration=calibration)

@@ -12,7 +12,7 @@ from primia.cli.terminal import Terminal
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from primia.search.page import SweepResults
+    from primia.search.report.page import SweepResults
 
 
 TRIAL_LIMIT = 10
@@ -34,8 +34,8 @@ def report(path: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a
 
 def _report_run(run: Path) -> None:
     from primia.report.page import write_report
-    from primia.report.results import RunResults
     from primia.report.tables import class_table, communication_table, metrics_table, round_table
+    from primia.runs.results import RunResults
 
     path = write_report(run)
     results = RunResults.read(run)
@@ -50,7 +50,7 @@ def _report_run(run: Path) -> None:
 
 def _report_sweep(path: Path) -> None:
     from primia.search.folder import SweepFolder
-    from primia.search.page import SweepResults, headline, status, write_sweep_report
+    from primia.search.report.page import SweepResults, headline, status, write_sweep_report
 
     page = write_sweep_report(path)
     folder = SweepFolder(path)
@@ -85,8 +85,8 @@ def trial_table(sweep: SweepResults, limit: int = TRIAL_LIMIT) -> Table:
     from rich.text import Text
 
     from primia.report import format as fmt
-    from primia.search.importance import text_of, varied_parameters
-    from primia.search.page import state_text
+    from primia.search.report.importance import text_of, varied_parameters
+    from primia.search.report.page import state_text
 
     varied = [parameter.name for parameter in varied_parameters(sweep.records, sweep.settings.search.space)]
     varied = varied or list(dict.fromkeys(name for record in sweep.records for name in record.parameters))

@@ -14,7 +14,7 @@ from primia.cli.site_display import show_box, show_boxes, terms
 from primia.cli.terminal import say
 
 if TYPE_CHECKING:
-    from primia.federation.site_box import SiteBox
+    from primia.consent.box import SiteBox
 
 app = Commands(help="For data owners: a site's box with its data, keys, grants and audit log.", no_args_is_help=True)
 
@@ -37,9 +37,9 @@ def init(
 
     Example: primia-ray site init box/ --data packed/ --owner data@clinic-a.example
     """
+    from primia.consent.box import CARD_FILE
+    from primia.consent.boxes import create_boxes
     from primia.data.closed import refuse_box
-    from primia.federation.boxes import create_boxes
-    from primia.federation.site_box import CARD_FILE
 
     refuse_box(box.resolve().parent)
     made = create_boxes(box, data, site=site, owner=owner)
@@ -61,8 +61,8 @@ def show(
 
     Example: primia-ray site show box/ --public-key clinic-a.json
     """
-    from primia.federation.boxes import find_boxes
-    from primia.federation.site_box import CARD_FILE
+    from primia.consent.box import CARD_FILE
+    from primia.consent.boxes import find_boxes
 
     if public_key is not None:
         _hand_out(_one(box), public_key)
@@ -149,7 +149,7 @@ def pin(
 
     Example: primia-ray site pin box/ clinic-b.json
     """
-    from primia.federation.peers import read_public_key
+    from primia.consent.peers import read_public_key
 
     opened, peer = _one(box), read_public_key(public_key)
     new = opened.pin(peer, by_owner=True, replace=replace)
@@ -158,16 +158,16 @@ def pin(
 
 
 def _one(path: Path) -> SiteBox:
-    from primia.federation.site_box import SiteBox
+    from primia.consent.box import SiteBox
 
     return SiteBox.open(path)
 
 
 def _chosen(path: Path, everywhere: bool) -> Sequence[SiteBox]:
     """The box at ``path``, or with --all those in the folder ``path``."""
+    from primia.consent.box import CARD_FILE
+    from primia.consent.boxes import find_boxes
     from primia.errors import ConsentError
-    from primia.federation.boxes import find_boxes
-    from primia.federation.site_box import CARD_FILE
 
     boxes = find_boxes(path)
     if not everywhere and not (path / CARD_FILE).is_file():

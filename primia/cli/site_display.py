@@ -10,11 +10,11 @@ from primia.cli.terminal import Terminal, headings
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from primia.consent.audit_log import AuditEntry
+    from primia.consent.box import SiteBox
+    from primia.consent.budgets import Budget, Total
+    from primia.consent.grants import Grant
     from primia.errors import ConsentError
-    from primia.federation.audit_log import AuditEntry
-    from primia.federation.box_budgets import Budget, Total
-    from primia.federation.consent import Grant
-    from primia.federation.site_box import SiteBox
 
 KNOWN = ("federation", "run", "round", "images", "epsilon", "outcome")
 """Keys of an audit event in the order in which they are told; others follow."""
@@ -25,7 +25,7 @@ def show_boxes(boxes: Sequence[SiteBox]) -> None:
     from rich.console import Group
     from rich.table import Table
 
-    from primia.federation.boxes import in_words, public_header
+    from primia.consent.boxes import in_words, public_header
 
     table = Table("site", "fingerprint", "datasets", "granted to", title="site boxes")
     table.columns[1].no_wrap = True
@@ -47,7 +47,7 @@ def show_box(box: SiteBox, last: int) -> None:
     Raises:
         ConsentError: the audit log is not as it was written; told after all else is shown.
     """
-    from primia.federation.box_budgets import totals
+    from primia.consent.budgets import totals
 
     console = Terminal(soft_wrap=True)
     console.print(f"site {box.name}, kept by {box.owner}, in {box.path}")

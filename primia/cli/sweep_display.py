@@ -12,18 +12,18 @@ from rich.text import Text
 
 from primia.cli.terminal import Terminal
 from primia.report import format as fmt
-from primia.search.importance import text_of
 from primia.search.records import State, TrialRecord, Value, best_of
+from primia.search.report.importance import text_of
 
 if TYPE_CHECKING:
-    from primia.search.watch import SweepProgress
+    from primia.search.tune.callback import SweepProgress
 
 _STYLES = {State.COMPLETE: "", State.PRUNED: "dim", State.FAILED: "red", State.RUNNING: "cyan"}
 _RUNNING_LINES = 8
 
 
 class SweepDisplay:
-    """Give it every :class:`~primia.search.watch.SweepProgress`; a context manager."""
+    """Give it every :class:`~primia.search.tune.callback.SweepProgress`; a context manager."""
 
     def __init__(self, console: Terminal) -> None:
         self._console = console

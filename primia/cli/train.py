@@ -15,7 +15,7 @@ from primia.errors import ConfigError
 if TYPE_CHECKING:
     from primia.api import Run
     from primia.config.settings import Settings
-    from primia.federation.run_folder import ResultFolder
+    from primia.runs.folder import ResultFolder
 
 _PLACE = {"run.name": "--name", "run.output": "--output"}
 
@@ -41,7 +41,7 @@ def train(
     """
     from primia import api
     from primia.cli.progress import TrainingDisplay
-    from primia.federation.run_folder import RunFolder
+    from primia.runs.folder import RunFolder
 
     flags = {"run.output": output, "run.name": name, "run.mode": mode or ("local" if site else None), "run.site": site}
     if dry_run:
@@ -92,8 +92,8 @@ def _holds_boxes(data: Path) -> bool:
 
 
 def _show_result(console: Terminal, run: Run) -> None:
-    from primia.report.summary import RunSummary
     from primia.report.tables import class_table, metrics_table
+    from primia.runs.summary import RunSummary
 
     summary = run.summary
     console.print()

@@ -123,7 +123,7 @@ def _show_result(console: Terminal, path: Path) -> None:
     """
     from primia.cli.report import trial_table
     from primia.report import format as fmt
-    from primia.search.page import SweepResults
+    from primia.search.report.page import SweepResults
 
     folder = _here(path)
     sweep = SweepResults.read(folder)

@@ -1,1 +1,1 @@
-"""The federation on Ray: sites, driver, rounds, run folder."""
+"""A federation: the driver, the sites, and in this package what they say to each other."""

@@ -1,6 +1,6 @@
 """Everything that leaves a site, and how: the table that ``docs/border.md`` is made of.
 
-A call of :class:`~primia.federation.site.SiteHost` returns plain data. Each field of each type in it is declared here, for each way in
+A call of :class:`~primia.federation.site.host.SiteHost` returns plain data. Each field of each type in it is declared here, for each way in
 which updates can leave. Tests walk the types and a run's real answers: a field that is new has no declaration, and fails them.
 """
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from primia.data.statistics import PixelSums
-from primia.federation.exchange import (
+from primia.federation.messages import (
     Contribution,
     HostEvaluation,
     HostFacts,

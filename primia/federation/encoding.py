@@ -14,7 +14,7 @@ import numpy as np
 
 from primia.data.statistics import PixelSums
 from primia.errors import ProtocolError, TrainingError
-from primia.federation.exchange import Contribution, TrainingFacts
+from primia.federation.messages import Contribution, TrainingFacts
 from primia.federation.update import Update, Vector
 from primia.secagg.fixed_point import NARROW_BITS, decode_narrow, decode_wide, encode_narrow, encode_wide
 from primia.secagg.ring import Layout, RingVector

@@ -13,7 +13,7 @@ from math import ceil
 from pathlib import Path
 
 from primia.config.settings import RunSettings
-from primia.data.federation import FederatedData, SiteShards
+from primia.data.prepare import FederatedData, SiteShards
 from primia.errors import ConfigError, ConsentError, DataError
 from primia.federation.sources import BoxedSite, PackedSite, SiteSource
 

@@ -2,7 +2,7 @@
 
 What an error says (numbers, names of files, a traceback) can tell of the site's images, also by whether it is said at all: a driver that
 asks again with other settings finds a number by a handful of answers. The words are for the site's own log
-(:mod:`primia.federation.site_log`).
+(:mod:`primia.federation.site.log`).
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from enum import Enum
 
 from primia.errors import (
+    BudgetSpent,
     ConsentError,
     DataError,
     DeltaTooLarge,
@@ -21,7 +22,6 @@ from primia.errors import (
     TrainingError,
     UnknownPartner,
 )
-from primia.privacy.errors import BudgetSpent
 
 
 class Kind(Enum):

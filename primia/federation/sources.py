@@ -78,7 +78,7 @@ class SiteImages:
         """
         shards = [Shard.open(path, box=self._box) for path in self._paths.get(split, ())]
         if self._mock:
-            from primia.federation.mock import check_mock
+            from primia.consent.mock import check_mock
 
             for shard in shards:
                 check_mock(shard)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from primia.config.reader import load_config
 from primia.config.settings import InferenceSettings
-from primia.data.federation import check_trained_on, prepare, shards_beside
+from primia.data.prepare import check_trained_on, prepare, shards_beside
 from primia.data.shard import Shard
 from primia.data.statistics import Normalisation
 from primia.errors import ConsentError, DataError, ProtocolError

@@ -7,11 +7,10 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
 from primia.config.settings import PrivacySettings
-from primia.errors import PrivacyError
+from primia.errors import BudgetSpent, PrivacyError
 from primia.privacy.account import Account
 from primia.privacy.accounting import calibrate, epsilon, history_epsilon, rounds_within
 from primia.privacy.delta import check_delta, default_delta
-from primia.privacy.errors import BudgetSpent
 from primia.privacy.filter import filtered_epsilon, releases_within
 from primia.privacy.ledger import Charge, Ledger
 from primia.privacy.mechanism import Mechanism

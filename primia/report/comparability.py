@@ -11,8 +11,8 @@ from pydantic import ValidationError
 from primia.config.effects import unmet_needs
 from primia.config.fields import keys
 from primia.config.settings import Settings
-from primia.report.results import RunResults
-from primia.report.summary import RunSummary
+from primia.runs.results import RunResults
+from primia.runs.summary import RunSummary
 
 STEP_TOLERANCE = 0.02
 """Optimisation steps may differ by this fraction of the largest: rounds of sites cannot always be cut to the same number."""

@@ -10,8 +10,8 @@ from statistics import mean, stdev
 
 from primia.errors import RunError
 from primia.report.comparability import caveats, differences, differing_settings
-from primia.report.results import RunResults
-from primia.report.summary import Metrics
+from primia.runs.results import RunResults
+from primia.runs.summary import Metrics
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
-from primia.report.results import RoundResult
+from primia.runs.results import RoundResult
 from primia.untrusted.shown import visible
 
 SITE_LINE_LIMIT = 8

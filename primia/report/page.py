@@ -11,8 +11,8 @@ from primia.files import atomic_text
 from primia.report import figures
 from primia.report import format as fmt
 from primia.report.html import image_source, render
-from primia.report.results import RunResults
-from primia.report.summary import SPLITS, Metrics, RunSummary, Split, Traffic, WorstSite
+from primia.runs.results import RunResults
+from primia.runs.summary import SPLITS, Metrics, RunSummary, Split, Traffic, WorstSite
 
 COLUMN_LIMIT = 40
 CLASS_ROWS = 500

@@ -10,8 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from primia.report import format as fmt
-from primia.report.results import RoundResult
-from primia.report.summary import Metrics, RunSummary, Split
+from primia.runs.results import RoundResult
+from primia.runs.summary import Metrics, RunSummary, Split
 from primia.untrusted.shown import visible
 
 SITE_LIMIT = 20

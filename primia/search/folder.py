@@ -18,8 +18,8 @@ from primia.config.reader import dump_config
 from primia.config.settings import SearchSettings, Settings
 from primia.data.closed import refuse_box
 from primia.errors import RunError
-from primia.federation.run_folder import ResultFolder, read_json, unreadable
 from primia.files import atomic_text, own_folder, private_folder
+from primia.runs.folder import ResultFolder, read_json, unreadable
 from primia.search.records import Amount, Count, Mcc, Name, Seconds, TrialRecord, read_records, write_records
 from primia.untrusted.documents import validated
 from primia.untrusted.files import Unusable

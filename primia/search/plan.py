@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from primia.config.settings import ResourceSettings, Settings
-from primia.data.federation import FederatedData
-from primia.federation.actors import Actors, check_nodes, device_of, plan_actors
+from primia.data.prepare import FederatedData
+from primia.federation.data import new_data
+from primia.federation.driver.actors import Actors, check_nodes, device_of, plan_actors
 from primia.federation.plan import plan_sites
-from primia.federation.run_data import new_data
 from primia.privacy.account import Account
 from primia.search.folder import SweepFolder
 from primia.search.records import TrialRecord, Value
-from primia.search.space import Space
+from primia.search.space.space import Space
 
 _SWEEP_PART = 48
 """Letters of a sweep's identity in those of its trials, which are limited to 64."""

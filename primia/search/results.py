@@ -11,19 +11,19 @@ from pydantic import BaseModel, ConfigDict, Field
 from primia.config.reader import dump_config
 from primia.config.settings import Settings
 from primia.errors import RunError
-from primia.federation.history import ALL_SITES
-from primia.federation.run_folder import RunFolder
-from primia.federation.summary import versions
+from primia.federation.driver.summary import versions
 from primia.files import atomic_text
 from primia.privacy.accounting import history_epsilon
 from primia.privacy.ledger import Ledger
 from primia.privacy.rounding import bound
 from primia.report import format as fmt
+from primia.runs.folder import RunFolder
+from primia.runs.rounds import ALL_SITES
 from primia.search.folder import SweepFolder, SweepPrivacy
-from primia.search.page import write_sweep_report
 from primia.search.records import Amount, TrialRecord, best_of, undominated, with_summary
-from primia.search.space import Space
-from primia.search.watch import write_trial_report
+from primia.search.report.page import write_sweep_report
+from primia.search.space.space import Space
+from primia.search.tune.callback import write_trial_report
 from primia.untrusted.documents import validated
 from primia.untrusted.files import Unusable
 

@@ -11,18 +11,17 @@ from threading import Event as Flag
 from time import time
 
 from primia.config.settings import Settings
-from primia.data.federation import FederatedData
-from primia.errors import PrimiaError, RunError
-from primia.federation.checkpoint import Checkpoints
-from primia.federation.driver import run_federation
+from primia.data.prepare import FederatedData
+from primia.errors import BudgetSpent, PrimiaError, RunError
+from primia.federation.data import new_data
+from primia.federation.driver.checkpoint import Checkpoints
+from primia.federation.driver.hosts import RayHosts
+from primia.federation.driver.run import run_federation
 from primia.federation.events import Event, RoundFinished, RunFinished
-from primia.federation.history import ALL_SITES, read_rounds
-from primia.federation.hosts import RayHosts
-from primia.federation.run_data import new_data
-from primia.federation.run_folder import RunFolder
-from primia.federation.run_setup import RunSetup
+from primia.federation.run_spec import RunSetup
 from primia.files import copy_private, own_folder
-from primia.privacy.errors import BudgetSpent
+from primia.runs.folder import RunFolder
+from primia.runs.rounds import ALL_SITES, read_rounds
 from primia.search.plan import Assignment, SweepPlan
 from primia.search.records import State, Told, TrialRecord, with_summary
 from primia.search.tensorboard import write_trial

@@ -16,7 +16,7 @@ from torch import nn
 
 from primia.data.shard import Dataset
 from primia.data.statistics import Normalisation
-from primia.training.errors import NonFiniteLoss
+from primia.errors import NonFiniteLoss
 from primia.training.images import normalise_, unit_images
 
 _BINS = 2400

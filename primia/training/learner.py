@@ -18,10 +18,10 @@ from primia.data.augmentation import Augmentation
 from primia.data.randomness import stream
 from primia.data.shard import Dataset
 from primia.data.statistics import Normalisation
+from primia.errors import LoneImage, NonFiniteLoss
 from primia.models.flat import FlatSpec, Vector
 from primia.models.registry import build_model
 from primia.training.batches import batches
-from primia.training.errors import LoneImage, NonFiniteLoss
 from primia.training.evaluation import Evaluation, evaluate_model
 from primia.training.images import normalise_, unit_images
 from primia.training.optimizers import State, build_optimizer, load_state_arrays, state_arrays

@@ -9,14 +9,14 @@ import pytest
 from primia import api
 from primia.config.reader import dump_config, load_config
 from primia.config.settings import Settings
-from primia.data.federation import prepare
+from primia.consent import mock
+from primia.consent.box import SiteBox
+from primia.consent.boxes import create_boxes, find_boxes
+from primia.data.prepare import prepare
 from primia.errors import ConsentError, DataError
-from primia.federation import mock
-from primia.federation.boxes import create_boxes, find_boxes
-from primia.federation.run_data import new_data
-from primia.federation.site_box import SiteBox
+from primia.federation.data import new_data
 
-fixtures = runpy.run_path(str(Path(__file__).parents[1] / "privacy" / "attacks" / "conftest.py"))
+fixtures = runpy.run_path(str(Path(__file__).parents[1] / "audits" / "conftest.py"))
 STUDY = Settings().federation.identity
 
 

@@ -21,13 +21,14 @@ from primia.data.demo import demo_catalogue
 from primia.data.export import demo_tree
 from primia.errors import ClusterError, ConfigError, RunError
 from primia.search import plan as plans
-from primia.search import results, sweep
-from primia.search.demo import DEMO_SPACE
+from primia.search import results
 from primia.search.folder import SweepFolder
 from primia.search.plan import SweepPlan
 from primia.search.records import State, TrialRecord
-from primia.search.sweep import Outcome
-from primia.search.warm_start import Known
+from primia.search.space.demo import DEMO_SPACE
+from primia.search.tune import run as sweep
+from primia.search.tune.run import Outcome
+from primia.search.tune.warm_start import Known
 
 SPACE = {"training.learning_rate": "loguniform(1e-4, 1)"}
 DATA = {"source": "demo", "demo_images": 12, "image_size": 16, "sites": 2}

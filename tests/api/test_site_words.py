@@ -9,11 +9,11 @@ import pytest
 
 from primia.api.site_words import SiteWords
 from primia.config.settings import Settings
-from primia.data.federation import FederatedData, SiteShards
+from primia.data.prepare import FederatedData, SiteShards
 from primia.errors import DataError
 from primia.federation.events import Notice, SiteLeftOut
-from primia.federation.run_setup import RunSetup
-from primia.federation.site_log import SiteLog
+from primia.federation.run_spec import RunSetup
+from primia.federation.site.log import SiteLog
 
 
 @pytest.fixture

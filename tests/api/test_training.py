@@ -9,12 +9,12 @@ import pytest
 from primia.api.search import _data_of, _resumed_settings
 from primia.api.training import _resumed
 from primia.config.settings import Settings
-from primia.data.federation import packed_fingerprint, place
+from primia.data.prepare import packed_fingerprint, place
 from primia.data.sources import open_source
 from primia.errors import DataError, RunError
-from primia.federation.run_folder import RunFolder
+from primia.runs.folder import RunFolder
 from primia.search.folder import SweepFolder
-from primia.search.space import Space
+from primia.search.space.space import Space
 
 TINY = {"source": "demo", "sites": 2, "demo_images": 12, "image_size": 8}
 

@@ -11,17 +11,17 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from primia.audits import audit as privacy_audit
+from primia.audits.inversion import Effort
 from primia.cli.audit import audit
 from primia.config.settings import Settings
-from primia.data.federation import prepare
+from primia.consent.boxes import create_boxes
+from primia.data.prepare import prepare
 from primia.data.shard import Shard
 from primia.errors import ConfigError, DataError, RunError
-from primia.federation.boxes import create_boxes
-from primia.federation.run_data import new_data
-from primia.privacy import audit as privacy_audit
-from primia.privacy.attacks.inversion import Effort
+from primia.federation.data import new_data
 
-fixtures = runpy.run_path(str(Path(__file__).parents[1] / "privacy" / "attacks" / "conftest.py"))
+fixtures = runpy.run_path(str(Path(__file__).parents[1] / "audits" / "conftest.py"))
 
 app = typer.Typer()
 app.command()(audit)

@@ -10,10 +10,10 @@ import yaml
 from typer.testing import CliRunner, Result
 
 from primia.cli.main import app
+from primia.consent import mock
+from primia.consent.box import SiteBox
 from primia.data.shard import Row, ShardHeader, write_shard
 from primia.errors import ConsentError, DataError, PrimiaError, PrivacyError, ProtocolError
-from primia.federation import mock
-from primia.federation.site_box import SiteBox
 from primia.privacy.filter import filtered_epsilon
 from primia.privacy.ledger import Charge, Ledger
 from primia.privacy.spend import Spend

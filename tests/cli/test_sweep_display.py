@@ -8,7 +8,7 @@ import pytest
 from primia.cli.sweep_display import SweepDisplay, settings_line
 from primia.cli.terminal import Terminal
 from primia.search.records import State, TrialRecord
-from primia.search.watch import SweepProgress
+from primia.search.tune.callback import SweepProgress
 
 DONE = TrialRecord(
     1, State.COMPLETE, {"training.learning_rate": 0.0123456, "training.class_weights": True, "training.batch_size": 8}, "trials/0001",

@@ -23,10 +23,10 @@ from primia.cli import inference_display, site_display, sweep_display, train, tu
 from primia.cli import main as entry
 from primia.cli.progress import TrainingDisplay
 from primia.cli.terminal import Terminal, bars
+from primia.consent import mock
+from primia.consent.grants import Grant
 from primia.data.shard import Row, ShardHeader, write_shard
 from primia.errors import DataError
-from primia.federation import mock
-from primia.federation.consent import Grant
 from primia.federation.events import Notice, RoundFinished, RunFinished, RunStarted, SiteLeftOut
 from primia.untrusted.shown import visible
 

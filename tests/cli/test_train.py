@@ -13,7 +13,7 @@ from primia.cli.train import read_settings
 from primia.config.reader import dump_config
 from primia.config.settings import Settings
 from primia.errors import ConfigError
-from primia.federation.run_folder import RunFolder
+from primia.runs.folder import RunFolder
 
 make_run = runpy.run_path(str(Path(__file__).parents[1] / "report" / "conftest.py"))["make_run"]
 

@@ -24,9 +24,9 @@ from primia.config.reader import dump_config, load_config
 from primia.config.settings import Settings
 from primia.errors import ConfigError, RunError
 from primia.search import tensorboard
-from primia.search.demo import with_demo_space
-from primia.search.space import Space
-from primia.search.watch import SweepProgress
+from primia.search.space.demo import with_demo_space
+from primia.search.space.space import Space
+from primia.search.tune.callback import SweepProgress
 
 sweeps = runpy.run_path(str(Path(__file__).parents[1] / "search" / "sweeps.py"))
 

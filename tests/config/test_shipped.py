@@ -9,8 +9,8 @@ import pytest
 from primia.config.reader import read_config
 from primia.config.settings import SearchSettings, Settings
 from primia.data.randomness import stream
-from primia.search.demo import DEMO_SPACE
-from primia.search.space import Space
+from primia.search.space.demo import DEMO_SPACE
+from primia.search.space.space import Space
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 

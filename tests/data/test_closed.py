@@ -19,20 +19,20 @@ from PIL import Image
 from typer.main import get_command
 from typer.testing import CliRunner
 
+from primia.audits.subject import Subject
 from primia.cli import data as data_command
 from primia.cli.main import app
 from primia.config.settings import DataSettings, ModelSettings, Settings
+from primia.consent import mock
+from primia.consent.box import SiteBox
+from primia.consent.boxes import create_boxes
 from primia.data.closed import box_around, is_box
-from primia.data.federation import prepare, prepare_evaluation
 from primia.data.layout import read_classes
 from primia.data.packed import new_folder, read_shards
+from primia.data.prepare import prepare, prepare_evaluation
 from primia.data.shard import Shard
 from primia.data.sources import open_source
 from primia.errors import ConsentError, PrimiaError
-from primia.federation import mock
-from primia.federation.boxes import create_boxes
-from primia.federation.run_folder import RunFolder
-from primia.federation.site_box import SiteBox
 from primia.inference import output
 from primia.inference.certificates import make_certificates
 from primia.inference.images import find_images
@@ -40,14 +40,14 @@ from primia.inference.keystore import KeyStore
 from primia.models.file import load_model
 from primia.models.pretrained import load_pretrained
 from primia.models.registry import build_model
-from primia.privacy.attacks.subject import Subject
 from primia.report import comparison_output
-from primia.report.results import RunResults
-from primia.search import warm_start
+from primia.runs.folder import RunFolder
+from primia.runs.results import RunResults
 from primia.search.folder import SweepFolder
-from primia.search.space import Space
+from primia.search.space.space import Space
+from primia.search.tune import warm_start
 
-pack = runpy.run_path(str(Path(__file__).parents[1] / "federation" / "test_boxes.py"))["pack"]
+pack = runpy.run_path(str(Path(__file__).parents[1] / "consent" / "test_boxes.py"))["pack"]
 
 
 @pytest.fixture(scope="module")

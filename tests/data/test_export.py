@@ -9,8 +9,8 @@ from PIL import Image
 from primia.config.settings import DataSettings
 from primia.data.catalogue import Catalogue
 from primia.data.export import demo_tree, link_tree, write_tree
-from primia.data.federation import place
 from primia.data.layout import list_folder
+from primia.data.prepare import place
 from primia.data.sources import open_source
 from primia.errors import DataError
 

@@ -10,20 +10,20 @@ import numpy as np
 import pytest
 
 from primia.config.settings import DataSettings, Settings
-from primia.data.federation import FederatedData, SiteShards, prepare
+from primia.consent.box import SiteBox
+from primia.consent.boxes import create_boxes, federated_data
+from primia.data.prepare import FederatedData, SiteShards, prepare
 from primia.data.shard import Row, ShardHeader, write_shard
-from primia.federation import site as site_module
-from primia.federation.boxes import create_boxes, federated_data
-from primia.federation.exchange import RoundTask, SiteFailure
-from primia.federation.hosts import Answer, Arguments
+from primia.federation.driver.hosts import Answer, Arguments
+from primia.federation.messages import RoundTask, SiteFailure
 from primia.federation.plan import SPLITS
 from primia.federation.refusals import kind_of
-from primia.federation.run_folder import RunFolder
-from primia.federation.run_setup import RunSetup
-from primia.federation.site import SiteHost
-from primia.federation.site_box import SiteBox
-from primia.federation.site_log import SiteLog
+from primia.federation.run_spec import RunSetup
+from primia.federation.site import host as site_module
+from primia.federation.site.host import SiteHost
+from primia.federation.site.log import SiteLog
 from primia.federation.sources import SiteSource
+from primia.runs.folder import RunFolder
 
 TINY = {
     "run": {"repeat": "tests"},  # so that runs of one seed compare

@@ -15,22 +15,21 @@ import pyarrow.parquet as pq
 import pytest
 
 from primia.config.settings import MOST, Settings
-from primia.errors import DataError, FederationError, TrainingError
+from primia.consent.boxes import create_boxes, federated_data
+from primia.errors import DataError, FederationError, LoneImage, NonFiniteLoss, TrainingError
 from primia.federation.border import FIELDS, METRICS, REPLIES, Way, border_markdown
-from primia.federation.boxes import create_boxes, federated_data
-from primia.federation.driver import run_federation
-from primia.federation.exchange import HostEvaluation, HostFacts, HostReply, HostResult, SiteFailure, SiteReport
-from primia.federation.hosts import Answer, Arguments
+from primia.federation.driver.hosts import Answer, Arguments
+from primia.federation.driver.prepare import prepare_run
+from primia.federation.driver.run import run_federation
+from primia.federation.messages import HostEvaluation, HostFacts, HostReply, HostResult, SiteFailure, SiteReport
 from primia.federation.plan import SPLITS, assign_hosts
 from primia.federation.refusals import Kind, kind_of
-from primia.federation.run_folder import RunFolder
-from primia.federation.run_setup import RunSetup
-from primia.federation.setup import prepare_run
-from primia.federation.site import SiteHost
+from primia.federation.run_spec import RunSetup
+from primia.federation.site.host import SiteHost
 from primia.privacy.site import Statement
+from primia.runs.folder import RunFolder
 from primia.secagg.identity import Identity
 from primia.secagg.ring import RingVector
-from primia.training.errors import LoneImage, NonFiniteLoss
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "border.md"
 KEPT = {"secure_aggregation": {"site_metrics": False}}

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from primia.data.statistics import PixelSums
 from primia.errors import ProtocolError, TrainingError
 from primia.federation.encoding import EvaluationEncoding, FactsEncoding, UpdateEncoding, next_range, rounding_key
-from primia.federation.exchange import Contribution, TrainingFacts
+from primia.federation.messages import Contribution, TrainingFacts
 from primia.federation.update import Update
 from primia.secagg.ring import RingVector
 from primia.training.evaluation import Evaluation

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from primia.config.settings import RunSettings
-from primia.data.federation import FederatedData, SiteShards
+from primia.data.prepare import FederatedData, SiteShards
 from primia.errors import ConfigError, ConsentError, DataError
 from primia.federation.plan import actor_count, assign_hosts, plan_sites, single_learner_steps
 from primia.federation.sources import BoxedSite, PackedSite

@@ -19,17 +19,17 @@ from primia.api.preparation import check_output
 from primia.cli import config as config_command
 from primia.cli import data as data_command
 from primia.config.settings import Settings
-from primia.data.federation import prepare
-from primia.federation.boxes import create_boxes
-from primia.federation.driver import run_federation
+from primia.consent.boxes import create_boxes
+from primia.data.prepare import prepare
+from primia.federation.driver.run import run_federation
 from primia.federation.plan import assign_hosts, plan_sites
-from primia.federation.run_folder import RunFolder
-from primia.federation.run_setup import RunSetup
+from primia.federation.run_spec import RunSetup
 from primia.inference.certificates import make_certificates
 from primia.inference.lead import Journal
 from primia.inference.output import write_predictions
 from primia.inference.predictions import Prediction, Predictions
 from primia.report.page import write_report
+from primia.runs.folder import RunFolder
 from primia.search.folder import SweepFolder
 from primia.search.tensorboard import write_trial
 
@@ -138,9 +138,9 @@ KNOWN = {
     "inference/keystore.py": 1,
     "inference/output.py": 1,
     "files.py": 2,
-    "federation/site_log.py": 1,  # by a descriptor with mode 0600
+    "federation/site/log.py": 1,  # by a descriptor with mode 0600
     "report/figures.py": 1,  # into memory
-    "search/trial.py": 1,  # into a folder of Ray Tune's, which is closed when the trial ends
+    "search/tune/trainable.py": 1,  # into a folder of Ray Tune's, which is closed when the trial ends
 }
 """Lines that open files to write, and why each is private."""
 

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
+from primia.consent.box import SiteBox
 from primia.errors import ConsentError, FederationError
-from primia.federation.exchange import Charter, RoundTask, Session
+from primia.federation.driver.prepare import prepare_run
+from primia.federation.messages import Charter, RoundTask, Session
 from primia.federation.plan import assign_hosts
 from primia.federation.refusals import Kind
-from primia.federation.run_setup import RunSetup
-from primia.federation.setup import prepare_run
-from primia.federation.site_box import SiteBox
+from primia.federation.run_spec import RunSetup
 from primia.federation.sources import BoxedSite, PackedSite, SiteImages, SiteSource
 from primia.secagg.identity import Identity
 from primia.secagg.messages import Task

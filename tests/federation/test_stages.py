@@ -6,7 +6,7 @@ from torch import nn
 
 from primia.config.settings import Settings
 from primia.federation.encoding import UpdateEncoding, ring_step
-from primia.federation.exchange import Contribution
+from primia.federation.messages import Contribution
 from primia.federation.private_updates import PrivateUpdates
 from primia.federation.stages import build_stages, decode, encode
 from primia.federation.update import GlobalModel, Update

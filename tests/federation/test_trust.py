@@ -11,25 +11,24 @@ import numpy as np
 import pytest
 
 from primia.config.settings import PrivacySettings
-from primia.errors import ConsentError, FederationError, PrivacyError, ProtocolError
-from primia.federation.checkpoint import Checkpoints, RunState
-from primia.federation.collect import CollectedFacts
+from primia.consent.box import SiteBox
+from primia.errors import BudgetSpent, ConsentError, FederationError, PrivacyError, ProtocolError
+from primia.federation.driver.checkpoint import Checkpoints, RunState
+from primia.federation.driver.collect import CollectedFacts
+from primia.federation.driver.hosts import Arguments
+from primia.federation.driver.prepare import prepare_run
+from primia.federation.driver.rounds import RoundLoop
 from primia.federation.events import Event, SiteLeftOut
-from primia.federation.exchange import Charter, RoundTask, Session
-from primia.federation.hosts import Arguments
+from primia.federation.messages import Charter, RoundTask, Session
 from primia.federation.plan import assign_hosts
 from primia.federation.refusals import Kind
-from primia.federation.rounds import RoundLoop
-from primia.federation.run_folder import RunFolder
-from primia.federation.run_setup import RunSetup
-from primia.federation.setup import prepare_run
-from primia.federation.site_box import SiteBox
-from primia.federation.site_log import SiteLog
+from primia.federation.run_spec import RunSetup
+from primia.federation.site.log import SiteLog
 from primia.federation.sources import PackedSite
 from primia.privacy import statistics
-from primia.privacy.errors import BudgetSpent
 from primia.privacy.filter import filtered_epsilon
 from primia.privacy.ledger import Ledger
+from primia.runs.folder import RunFolder
 from primia.secagg.driver import DriverRole
 from primia.secagg.identity import Identity
 from primia.secagg.messages import Task

@@ -16,7 +16,7 @@ from primia.config.reader import load_config
 from primia.config.settings import InferenceSettings
 from primia.data.demo import demo_catalogue
 from primia.data.export import demo_tree
-from primia.data.federation import prepare
+from primia.data.prepare import prepare
 from primia.data.statistics import Normalisation
 from primia.errors import DataError, ModelError, PrimiaError, ProtocolError
 from primia.inference.keystore import KeyStore

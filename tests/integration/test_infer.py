@@ -23,8 +23,8 @@ from primia.cluster.head import local_head
 from primia.config.reader import dump_config
 from primia.data.demo import demo_catalogue
 from primia.data.export import demo_tree
-from primia.data.federation import place
 from primia.data.packed import packed_fingerprint
+from primia.data.prepare import place
 from primia.data.sources import open_source
 from primia.data.statistics import Normalisation
 from primia.models.file import ModelCard, save_model

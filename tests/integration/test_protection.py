@@ -15,20 +15,20 @@ import torch
 from safetensors.numpy import load_file
 
 from primia.config.settings import DataSettings
-from primia.data.federation import prepare
-from primia.federation.boxes import create_boxes
-from primia.federation.checkpoint import Checkpoints, RunState
-from primia.federation.exchange import RoundTask, SiteFailure
-from primia.federation.hosts import Answer, Arguments
+from primia.consent.box import SiteBox
+from primia.consent.boxes import create_boxes
+from primia.data.prepare import prepare
+from primia.federation.driver.checkpoint import Checkpoints, RunState
+from primia.federation.driver.hosts import Answer, Arguments
+from primia.federation.driver.prepare import prepare_run
+from primia.federation.driver.rounds import RoundLoop
+from primia.federation.messages import RoundTask, SiteFailure
 from primia.federation.plan import assign_hosts
 from primia.federation.refusals import Kind
-from primia.federation.rounds import RoundLoop
-from primia.federation.run_folder import RunFolder
-from primia.federation.run_setup import RunSetup
-from primia.federation.setup import prepare_run
-from primia.federation.site import SiteHost
-from primia.federation.site_box import SiteBox
+from primia.federation.run_spec import RunSetup
+from primia.federation.site.host import SiteHost
 from primia.federation.sources import SiteSource
+from primia.runs.folder import RunFolder
 from primia.secagg.identity import Identity
 
 pytestmark = pytest.mark.integration

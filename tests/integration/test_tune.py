@@ -12,7 +12,7 @@ import pytest
 
 from primia.config.fields import value_of
 from primia.config.reader import load_config
-from primia.federation.run_folder import RunFolder
+from primia.runs.folder import RunFolder
 from primia.search.folder import SweepFolder
 from primia.search.records import State, TrialRecord
 

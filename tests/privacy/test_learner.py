@@ -10,13 +10,12 @@ import pytest
 import torch
 
 from primia.data.shard import Dataset
-from primia.errors import PrivacyError
+from primia.errors import NonFiniteLoss, PrivacyError
 from primia.privacy.clipping import ClippedSum
 from primia.privacy.grid import grid_step
 from primia.privacy.learner import PrivateLearner
 from primia.privacy.mechanism import Mechanism
 from primia.privacy.sampling import Units
-from primia.training.errors import NonFiniteLoss
 from primia.training.learner import Learner, LocalWork
 
 MakeLearner = Callable[..., PrivateLearner]

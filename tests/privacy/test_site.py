@@ -7,9 +7,8 @@ from typing import Any
 import pytest
 
 from primia.config.settings import PrivacySettings
-from primia.errors import PrivacyError
+from primia.errors import BudgetSpent, PrivacyError
 from primia.privacy.accounting import epsilon
-from primia.privacy.errors import BudgetSpent
 from primia.privacy.filter import filtered_epsilon
 from primia.privacy.ledger import Ledger
 from primia.privacy.site import PrivacyPlan, SitePrivacy

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from primia.federation.encoding import UpdateEncoding, ring_step
-from primia.federation.exchange import Contribution
+from primia.federation.messages import Contribution
 from primia.federation.update import Update
 from primia.privacy.accounting import epsilon
 from primia.privacy.grid import grid_step

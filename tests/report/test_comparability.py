@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from primia.report.comparability import caveats, differences, differing_settings
-from primia.report.results import RunResults
+from primia.runs.results import RunResults
 
 
 @pytest.fixture

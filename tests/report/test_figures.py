@@ -6,7 +6,7 @@ import matplotlib
 import pytest
 
 from primia.report import figures
-from primia.report.results import RunResults
+from primia.runs.results import RunResults
 
 
 def texts(svg):

@@ -16,17 +16,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from primia.audits.subject import Summary
 from primia.cli.report import trial_table
 from primia.cli.terminal import Terminal
 from primia.errors import PrimiaError, RunError
-from primia.privacy.attacks.subject import Summary
 from primia.report.compare import compare
 from primia.report.comparison_output import comparison_table, to_csv, to_html, to_json
 from primia.report.page import render_report
-from primia.report.results import ROUND_LIMIT, RunResults
 from primia.report.tables import class_table, communication_table, metrics_table, round_table
+from primia.runs.results import ROUND_LIMIT, RunResults
 from primia.search.folder import SweepFolder
-from primia.search.page import SweepResults, _drawn, headline, render_sweep
+from primia.search.report.page import SweepResults, _drawn, headline, render_sweep
 from primia.untrusted.files import Unusable
 
 sweeps = runpy.run_path(str(Path(__file__).parents[1] / "search" / "sweeps.py"))

@@ -9,7 +9,7 @@ import pytest
 
 from primia.errors import RunError
 from primia.report.page import headline, render_report, write_report
-from primia.report.results import RunResults
+from primia.runs.results import RunResults
 
 VOID = {"meta", "img", "br", "link", "input"}
 

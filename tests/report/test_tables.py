@@ -5,8 +5,8 @@ import json
 import pytest
 from rich.console import Console
 
-from primia.report.results import RunResults
 from primia.report.tables import class_table, communication_table, evaluation_tables, metrics_table, round_table
+from primia.runs.results import RunResults
 
 
 def shown(*renderables, width=80):

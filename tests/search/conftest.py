@@ -11,12 +11,12 @@ from typing import ClassVar
 import pytest
 
 from primia.config.settings import ResourceSettings, Settings
-from primia.data.federation import FederatedData
-from primia.federation.actors import Actors, WorkerOptions
+from primia.data.prepare import FederatedData
+from primia.federation.driver.actors import Actors, WorkerOptions
 from primia.federation.plan import assign_hosts, plan_sites
 from primia.search.folder import SweepFolder
 from primia.search.plan import SweepPlan
-from primia.search.space import Space
+from primia.search.space.space import Space
 
 federation = runpy.run_path(str(Path(__file__).parents[1] / "federation" / "conftest.py"))
 tiny_data = federation["tiny_data"]

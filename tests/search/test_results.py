@@ -13,13 +13,13 @@ import pytest
 
 from primia.api.preparation import resolved
 from primia.config.reader import load_config
-from primia.federation.driver import run_federation
-from primia.federation.run_folder import RunFolder
-from primia.federation.run_setup import RunSetup
+from primia.federation.driver.run import run_federation
+from primia.federation.run_spec import RunSetup
 from primia.privacy.accounting import epsilon, history_epsilon
 from primia.privacy.ledger import Charge, Ledger
 from primia.privacy.rounding import upper
 from primia.privacy.spend import Spend
+from primia.runs.folder import RunFolder
 from primia.search import results
 from primia.search.plan import Assignment, SweepPlan
 from primia.search.records import State, TrialRecord, Value

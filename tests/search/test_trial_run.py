@@ -13,14 +13,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from primia.errors import RunError
-from primia.federation.run_folder import RunFolder
 from primia.privacy.filter import filtered_epsilon
 from primia.privacy.ledger import Ledger
+from primia.runs.folder import RunFolder
 from primia.search import trial_run
 from primia.search.plan import Assignment, SweepPlan
 from primia.search.records import State, Told, TrialRecord, Value
-from primia.search.trial import ASSIGNMENT, MCC, PERCENT, TOLD, FederatedTrial, trial_name
 from primia.search.trial_run import TrialRun
+from primia.search.tune.trainable import ASSIGNMENT, MCC, PERCENT, TOLD, FederatedTrial, trial_name
 
 VALUES: Mapping[str, Value] = {"training.learning_rate": 0.05, "training.momentum": 0.9}
 SLOW: Mapping[str, Value] = {"training.learning_rate": 0.001, "training.momentum": 0.0}
@@ -387,7 +387,7 @@ def test_a_population_is_not_told_again_what_is_over(make_plan: MakePlan, local_
 def test_what_is_not_checkpointed_cannot_be_saved(
     make_plan: MakePlan, local_hosts: Hosts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("primia.federation.checkpoint._WRITTEN_S", 0.05)
+    monkeypatch.setattr("primia.federation.driver.checkpoint._WRITTEN_S", 0.05)
     run = trial(make_plan(), local_hosts)
     with pytest.raises(RunError, match="has no checkpoint of round 0"):
         run.save(tmp_path / "saved")

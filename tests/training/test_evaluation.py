@@ -15,7 +15,7 @@ from torch import nn
 from torchmetrics.functional import classification as tm
 
 from primia.data.statistics import Normalisation
-from primia.training.errors import NonFiniteLoss
+from primia.errors import NonFiniteLoss
 from primia.training.evaluation import Evaluation, evaluate_model
 
 Sample = tuple[NDArray[np.float32], NDArray[np.int64]]

@@ -11,9 +11,8 @@ from torch.nn import functional as F
 
 from primia.data.shard import Dataset
 from primia.data.statistics import Normalisation
-from primia.errors import DataError, TrainingError
+from primia.errors import DataError, NonFiniteLoss, TrainingError
 from primia.training.batches import batches
-from primia.training.errors import NonFiniteLoss
 from primia.training.learner import Learner, LocalResult, LocalWork
 
 MakeLearner = Callable[..., Learner]

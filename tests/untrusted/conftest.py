@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 
 from primia.config.settings import Settings
-from primia.data.federation import FederatedData
+from primia.consent import mock
+from primia.consent.boxes import create_boxes
+from primia.data.prepare import FederatedData
 from primia.data.shard import Row, ShardHeader, write_shard
-from primia.federation import mock
-from primia.federation.boxes import create_boxes
-from primia.federation.driver import run_federation
+from primia.federation.driver.run import run_federation
 from primia.federation.plan import assign_hosts
-from primia.federation.run_folder import RunFolder
-from primia.federation.run_setup import RunSetup
+from primia.federation.run_spec import RunSetup
 from primia.privacy.ledger import Charge, Ledger
+from primia.runs.folder import RunFolder
 from primia.search.folder import SweepFolder
 from primia.search.records import State, TrialRecord
 from primia.secagg.identity import Identity

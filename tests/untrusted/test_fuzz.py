@@ -16,21 +16,21 @@ import pytest
 import torch
 
 from primia.config.settings import Settings
+from primia.consent.box import SiteBox
+from primia.consent.boxes import federated_data
 from primia.errors import PrimiaError
-from primia.federation.boxes import federated_data
-from primia.federation.checkpoint import Checkpoints, RunState
-from primia.federation.history import History
-from primia.federation.run_folder import RunFolder
-from primia.federation.setup import _known_facts
-from primia.federation.site_box import SiteBox
+from primia.federation.driver.checkpoint import Checkpoints, RunState
+from primia.federation.driver.prepare import _known_facts
 from primia.models.file import load_model
 from primia.models.flat import FlatSpec
 from primia.report.page import render_report
-from primia.report.results import RunResults
+from primia.runs.folder import RunFolder
+from primia.runs.results import RunResults
+from primia.runs.rounds import History
 from primia.search.folder import SweepFolder
-from primia.search.page import SweepResults, render_sweep
-from primia.search.space import Space
-from primia.search.warm_start import known_from_start, read_known
+from primia.search.report.page import SweepResults, render_sweep
+from primia.search.space.space import Space
+from primia.search.tune.warm_start import known_from_start, read_known
 from primia.untrusted.files import Unusable
 
 Mutator = runpy.run_path(str(Path(__file__).with_name("mutations.py")))["Mutator"]

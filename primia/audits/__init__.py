@@ -1,0 +1,1 @@
+"""Attacks on a finished run by its own data owners, and the page that shows them."""

@@ -1,0 +1,1 @@
+"""The driver: prepares a run, runs the rounds, collects what sites send, keeps checkpoints."""

@@ -1,0 +1,1 @@
+"""The page of a sweep, its figures, and how important each setting was."""

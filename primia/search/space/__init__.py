@@ -1,0 +1,1 @@
+"""The search space: its grammar, its domains and its rules."""
