@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from functools import cache, partial
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -51,6 +51,7 @@ from primia.federation.sources import SiteSource
 from primia.federation.stages import Stage, build_stages, encode
 from primia.federation.update import GlobalModel, Update
 from primia.secagg.messages import Roster, Task
+from primia.secagg.ring import RingVector
 from primia.training.evaluation import Evaluation
 from primia.training.learner import Learner, LearnerSpec, LocalResult, LocalWork
 
@@ -99,9 +100,8 @@ class SiteHost(Gated):
     @site_call(visits.train)
     def train(self, entry: Entry, session: Session, task: RoundTask, start: GlobalModel) -> HostResult:
         """Local work of each named site from ``start``; a site that fails is reported and the others go on."""
-        digest = cache(lambda: model_digest(start))
-        outbox = LateOutbox(lambda: self._update_outbox(session, task, digest))
-        reports = entry.each(lambda member: self._train_site(session, task, member, start, digest, outbox))
+        outbox = LateOutbox(lambda: self._update_outbox(session, task, start))
+        reports = entry.each(lambda member: self._train_site(session, task, member, start, outbox))
         return HostResult(outbox.total, tuple(reports.values()), tuple(entry.failures), outbox.sealed)
 
     @site_call(visits.evaluate)
@@ -112,14 +112,15 @@ class SiteHost(Gated):
 
         Under secure aggregation an evaluation leaves in a masked sum only, besides the metrics that sites may tell of themselves.
         """
-        charter, digest = session.charter, cache(lambda: model_digest(model))
+        charter = session.charter
 
         def make() -> Outbox[Evaluation | None]:
             if not inboxes:
                 return PlainOutbox()
             encoding = EvaluationEncoding(len(charter.classes))
-            terms = evaluation_terms(session, split, model.round, digest())
-            return MaskedOutbox(charter, split, inboxes, terms, lambda value, _: encoding.encode(value))
+            digest = model_digest(model)
+            terms, work = evaluation_terms(session, split, model.round, digest), evaluation_work(digest, split)
+            return MaskedOutbox(charter, split, inboxes, terms, lambda value, _: encoding.encode(value), work)
 
         outbox = LateOutbox(make)
 
@@ -134,7 +135,7 @@ class SiteHost(Gated):
             evaluation = _counted(charter, member, f"evaluation of {split}", evaluate)
             told = None if charter.keeps_evaluations or evaluation is None else evaluation.metrics(charter.classes)
             if is_masked or not charter.is_secure:
-                outbox.put(member, evaluation, evaluation_work(digest(), split) if is_masked else "")
+                outbox.put(member, evaluation)
             return told
 
         told = entry.each(step)
@@ -172,19 +173,21 @@ class SiteHost(Gated):
         """Forget a federation: an actor may serve many, one after the other."""
         self._learners.pop(charter, None)
 
-    def _update_outbox(self, session: Session, task: RoundTask, digest: Callable[[], str]) -> Outbox[Contribution]:
+    def _update_outbox(self, session: Session, task: RoundTask, start: GlobalModel) -> Outbox[Contribution]:
         charter, flat = session.charter, self._learner(session).flat
         if not charter.is_secure:
             return SealedOutbox(charter, task) if charter.is_sealed else PlainOutbox(lambda contribution: contribution.update.nbytes)
         encoding = UpdateEncoding(flat.parameter_count, flat.buffer_count, session.total_weight, task.range)
-        seed = session.learner.seed
-        terms = round_terms(session, task, digest())
-        return MaskedOutbox(
-            charter, "train", task.inboxes, terms, lambda value, site: encoding.encode(value, rounding_key(seed, site, task.round))
-        )
+        seed, digest = session.learner.seed, model_digest(start)
+        terms, work = round_terms(session, task, digest), training_work(digest, seed, task.round)
+
+        def to_ring(value: Contribution, site: str) -> RingVector:
+            return encoding.encode(value, rounding_key(seed, site, task.round))
+
+        return MaskedOutbox(charter, "train", task.inboxes, terms, to_ring, work)
 
     def _train_site(
-        self, session: Session, task: RoundTask, member: Member, start: GlobalModel, digest: Callable[[], str], outbox: Outbox[Contribution]
+        self, session: Session, task: RoundTask, member: Member, start: GlobalModel, outbox: Outbox[Contribution]
     ) -> SiteReport:
         charter, learner = session.charter, self._learner(session)
         data = member.images(charter).dataset("train")
@@ -207,7 +210,7 @@ class SiteHost(Gated):
             if statement["epsilon_all_runs"] is not None:
                 event |= {"epsilon": statement["epsilon_all_runs"], "delta": statement["delta"]}
         member.note(charter, event)
-        size = outbox.put(member, contribution, training_work(digest(), session.learner.seed, task.round) if charter.is_secure else "")
+        size = outbox.put(member, contribution)
         return _report(charter, member, result, size, statement)
 
     def _trained(

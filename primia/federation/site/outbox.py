@@ -26,8 +26,8 @@ class Outbox(Protocol[T_contra]):
         """Sealed contributions by site."""
         ...
 
-    def put(self, member: Member, value: T_contra, work: str = "") -> int:
-        """Take a site's contribution, whose memory may be overwritten; bytes that leave the site. ``work``: its name in the journal."""
+    def put(self, member: Member, value: T_contra) -> int:
+        """Take a site's contribution, whose memory may be overwritten; bytes that leave the site."""
         ...
 
 
@@ -39,7 +39,7 @@ class PlainOutbox(Generic[T]):
         self.sealed: Mapping[str, bytes] = {}
         self._nbytes = nbytes
 
-    def put(self, member: Member, value: T, work: str = "") -> int:
+    def put(self, member: Member, value: T) -> int:
         """See :class:`Outbox`."""
         if self.total is None:
             self.total = value
@@ -57,7 +57,7 @@ class SealedOutbox:
         self.total: None = None
         self.sealed: dict[str, bytes] = {}
 
-    def put(self, member: Member, value: Contribution, work: str = "") -> int:
+    def put(self, member: Member, value: Contribution) -> int:
         """See :class:`Outbox`."""
         charter = self._charter
         member.pin(charter, charter.driver)
@@ -67,10 +67,19 @@ class SealedOutbox:
 
 
 class MaskedOutbox(Generic[T]):
-    """Encodes and masks each contribution; the total is uniformly random to whoever has not all sites' masks."""
+    """Encodes and masks each contribution; the total is uniformly random to whoever has not all sites' masks.
+
+    ``work``: name of what is contributed in the sites' journals (:mod:`primia.federation.site.work`), empty where it has none.
+    """
 
     def __init__(
-        self, charter: Charter, purpose: str, inboxes: Mapping[str, Inbox], terms: str, encode: Callable[[T, str], RingVector]
+        self,
+        charter: Charter,
+        purpose: str,
+        inboxes: Mapping[str, Inbox],
+        terms: str,
+        encode: Callable[[T, str], RingVector],
+        work: str = "",
     ) -> None:
         self.total: RingVector | None = None
         self.sealed: Mapping[str, bytes] = {}
@@ -79,11 +88,12 @@ class MaskedOutbox(Generic[T]):
         self._inboxes = inboxes
         self._terms = terms
         self._encode = encode
+        self._work = work
 
-    def put(self, member: Member, value: T, work: str = "") -> int:
+    def put(self, member: Member, value: T) -> int:
         """See :class:`Outbox`."""
         encoded = self._encode(value, member.name)
-        vector = member.mask(self._charter, self._purpose, encoded, self._inboxes[member.name], self._terms, work)
+        vector = member.mask(self._charter, self._purpose, encoded, self._inboxes[member.name], self._terms, self._work)
         size = vector.nbytes
         if self.total is None:
             self.total = vector
@@ -109,7 +119,7 @@ class LateOutbox(Generic[T]):
         """See :class:`Outbox`."""
         return self._outbox.sealed if self._outbox else {}
 
-    def put(self, member: Member, value: T, work: str = "") -> int:
+    def put(self, member: Member, value: T) -> int:
         """See :class:`Outbox`."""
         self._outbox = self._outbox or self._make()
-        return self._outbox.put(member, value, work)
+        return self._outbox.put(member, value)
